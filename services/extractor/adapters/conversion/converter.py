@@ -1,0 +1,102 @@
+"""Runs conversions in a pool of processes: a hostile document may loop, crash or bloat without harm to the service."""
+
+import asyncio
+import functools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from services.extractor.adapters.conversion import formats
+from services.extractor.domain.errors import SourceEmpty, SourceUnreadable
+from services.extractor.domain.text import normalise
+
+_log = structlog.get_logger(__name__)
+
+# Converters and their caches grow with what they have seen; a fresh process now and then keeps memory flat.
+_TASKS_PER_PROCESS: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """`text` is normalised: what is stored, and what every span refers to. `title` may be empty."""
+
+    text: str
+    title: str
+    media_type: str
+
+
+class DocumentConverter:
+    """An async context manager over the process pool."""
+
+    def __init__(self, *, processes: int = 1, timeout: timedelta = timedelta(seconds=120)) -> None:
+        self._processes = processes
+        self._timeout = timeout
+        self._pool: ProcessPoolExecutor | None = None
+
+    async def __aenter__(self) -> Self:
+        self._pool = self._new_pool()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._discard(self._pool)
+        self._pool = None
+
+    async def convert(self, data: bytes, *, media_type: str, uri: str) -> Converted:
+        """The document as text.
+
+        Raises `SourceUnreadable` for a binary, damaged, unknown or too slow document
+        and `SourceEmpty` for one without text.
+        """
+        details = {"uri": uri, "media_type": media_type}
+        if not data.strip():
+            raise SourceEmpty("the source holds no text", metadata=details)
+        pool = self._pool
+        if pool is None:
+            raise RuntimeError("the converter is closed")
+        call = functools.partial(formats.convert, data, media_type=media_type, uri=uri)
+        try:
+            async with asyncio.timeout(self._timeout.total_seconds()):
+                outcome = await asyncio.get_running_loop().run_in_executor(pool, call)
+        except TimeoutError:
+            self._replace(pool)
+            raise SourceUnreadable("the document takes too long to convert", metadata=details) from None
+        except BrokenProcessPool:
+            self._replace(pool)
+            _log.warning("conversion.crashed", **details)
+            raise SourceUnreadable("the document makes its converter crash", metadata=details) from None
+        if outcome.problem:
+            raise SourceUnreadable(outcome.problem, metadata=details)
+        text = normalise(outcome.text)
+        if not text.strip():
+            raise SourceEmpty("the source holds no text", metadata=details)
+        return Converted(text=text, title=" ".join(normalise(outcome.title).split()), media_type=outcome.media_type)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            self._processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            max_tasks_per_child=_TASKS_PER_PROCESS,
+        )
+
+    def _replace(self, pool: ProcessPoolExecutor) -> None:
+        """Only once for all callers that were hit by the same failure."""
+        if self._pool is pool:
+            self._pool = self._new_pool()
+        self._discard(pool)
+
+    @staticmethod
+    def _discard(pool: ProcessPoolExecutor | None) -> None:
+        if pool is None:
+            return
+        # A process that hangs in a parser answers no shutdown; the pool has no public way to end it before 3.14.
+        for process in list((pool._processes or {}).values()):  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
