@@ -8,9 +8,13 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 PY := .venv/bin/python
 UV := .venv/bin/uv
+BUF := .venv/bin/buf
 UV_VERSION := 0.13.9
 PROTOS := $(shell cd protos && find scristill third_party -name '*.proto' | sort)
-export PYTHONDONTWRITEBYTECODE ?=
+
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
+SERVICES := --extra scheduler --extra extractor --extra indexer --extra llm-gateway --extra cli
+EMBEDDED := --extra models --extra local
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[36m%-18s\033[0m %s\n", $$1, $$2}'
@@ -31,20 +35,59 @@ help: ## Show this list
 	@$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/all.txt
 	@touch $@
 
+.venv/.bench: .venv/.all requirements/bench.txt
+	@$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/bench.txt
+	@touch $@
+
 setup: .venv/.all ## Create .venv with everything, development tools included
 
 # -- contract ------------------------------------------------------------------
-protos: .venv/.all ## Format the contract and regenerate protos/gen
-	@cd protos && ../.venv/bin/buf format -w --path scristill
-	@rm -rf protos/gen/python && mkdir -p protos/gen/python
+# $(1): where the generated code goes, relative to protos/
+define generate
 	@cd protos && ../$(PY) -m grpc_tools.protoc -I. -Ithird_party \
 	  --plugin=protoc-gen-mypy=../.venv/bin/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=../.venv/bin/protoc-gen-mypy_grpc \
-	  --python_out=gen/python --grpc_python_out=gen/python \
-	  --mypy_out=quiet:gen/python --mypy_grpc_out=quiet:gen/python \
+	  --python_out="$(1)" --grpc_python_out="$(1)" \
+	  --mypy_out=quiet:"$(1)" --mypy_grpc_out=quiet:"$(1)" \
 	  $(PROTOS:third_party/%=%)
-	@rm -f protos/gen/python/buf/validate/validate_pb2_grpc.py*
-	@find protos/gen/python -name '*_pb2_grpc.py' | while read -r file; do \
-	  test -e "$${file%_grpc.py}.py" && grep -q 'class .*Servicer' "$$file" || rm -f "$$file" "$${file}i"; done
+	@cd protos && find "$(1)" -name '*_pb2_grpc.py' | while read -r file; do \
+	  grep -q 'class .*Servicer' "$$file" || rm -f "$$file" "$${file}i"; done
+endef
 
-.PHONY: help setup protos
+protos: .venv/.all ## Format the contract and regenerate protos/gen
+	@cd protos && ../$(BUF) format -w --path scristill
+	@rm -rf protos/gen/python && mkdir -p protos/gen/python
+	$(call generate,gen/python)
+
+protos-check: .venv/.all ## Fail on drift, lint, format or a breaking change of the contract
+	@cd protos && ../$(BUF) lint && ../$(BUF) format --diff --exit-code --path scristill
+	@for commit in HEAD HEAD~1; do \
+	  if git rev-parse --quiet --verify "$$commit:protos/buf.yaml" >/dev/null 2>&1; then \
+	    (cd protos && ../$(BUF) breaking --against "../.git#ref=$$(git rev-parse $$commit),subdir=protos"); fi; done
+	@rm -rf .scristill/protos-check && mkdir -p .scristill/protos-check
+	$(call generate,../.scristill/protos-check)
+	@diff -r -x __pycache__ protos/gen/python .scristill/protos-check \
+	  || { echo "protos/gen is not what the contract generates: run make protos" >&2; exit 1; }
+	@rm -rf .scristill/protos-check
+
+requirements: .venv/bin/uv ## Resolve pyproject.toml into requirements/*.txt
+	@$(COMPILE) $(SERVICES) $(EMBEDDED) --extra dev -o requirements/all.txt
+	@$(COMPILE) $(SERVICES) $(EMBEDDED) -c requirements/all.txt -o requirements/runtime.txt
+	@$(COMPILE) $(SERVICES) $(EMBEDDED) --extra dev --extra bench -c requirements/all.txt -o requirements/bench.txt
+	@for service in scheduler extractor indexer llm_gateway; do \
+	  $(COMPILE) --extra "$${service/_/-}" -c requirements/all.txt -o "requirements/$$service.txt"; done
+
+# -- checks --------------------------------------------------------------------
+lint: .venv/.all ## Ruff: lint and format
+	@.venv/bin/ruff check --quiet . && .venv/bin/ruff format --check --quiet .
+
+types: .venv/.all ## Basedpyright, strict, on services/ and deploy/
+	@.venv/bin/basedpyright
+
+architecture: .venv/.all ## Import-linter: layers and independence of the services
+	@.venv/bin/lint-imports
+
+test: lint types architecture protos-check ## Everything that CI runs: checks, unit, contract, integration, e2e
+	@$(PY) -m pytest
+
+.PHONY: help setup protos protos-check requirements lint types architecture test

@@ -1,0 +1,63 @@
+import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+from services.shared.ids import Uuid7, derived, namespace
+
+
+def test_ids_are_version_seven_and_hold_the_time():
+    before = time.time_ns() // 1_000_000
+    value = Uuid7()()
+    after = time.time_ns() // 1_000_000
+
+    assert (value.version, value.variant) == (7, "specified in RFC 4122")
+    assert before <= value.int >> 80 <= after
+
+
+def test_ids_grow_strictly():
+    new = Uuid7()
+    ids = [new() for _ in range(20_000)]
+
+    assert all(earlier < later for earlier, later in itertools.pairwise(ids))
+
+
+def test_ids_are_unique_across_threads():
+    new = Uuid7()
+    with ThreadPoolExecutor(4) as pool:
+        ids = [value for chunk in pool.map(lambda _: [new() for _ in range(2000)], range(4)) for value in chunk]
+
+    assert len(set(ids)) == 8000
+
+
+def test_ids_grow_when_the_clock_steps_back(monkeypatch):
+    new = Uuid7()
+    first = new()
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+
+    assert new() > first
+
+
+def test_tail_that_runs_over_borrows_the_next_millisecond(monkeypatch):
+    monkeypatch.setattr(time, "time_ns", lambda: 5_000_000)
+    new = Uuid7()
+    first = new()
+    new._tail = (1 << 74) - 1
+    second = new()
+
+    assert second > first
+    assert second.int >> 80 == 6
+
+
+def test_derived_id_is_stable_and_depends_on_every_part():
+    space = namespace("embedding")
+
+    assert derived(space, 1, "fact") == derived(space, "1", "fact") == UUID(str(derived(space, 1, "fact")))
+    assert len({derived(space, 1, "a"), derived(space, 2, "a"), derived(space, 1, "b"), derived(space, "1a")}) == 4
+    assert derived(namespace("other"), 1, "fact") != derived(space, 1, "fact")
+
+
+def test_parts_do_not_run_into_each_other():
+    space = namespace("x")
+
+    assert derived(space, "ab", "c") != derived(space, "a", "bc")
