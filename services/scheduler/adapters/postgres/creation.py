@@ -1,0 +1,170 @@
+"""Creates jobs: one statement for any number of them.
+
+A new identity cannot exist yet, so that its job needs no second look. One that a client
+chose may belong to a job that ended and left the table; the look into the ended ones
+comes after the insert, in a snapshot of its own, because a job may end between the two.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+from services.scheduler.adapters.postgres.cancelling import cancel_tree
+from services.scheduler.adapters.postgres.dispatch import Dispatch
+from services.scheduler.adapters.postgres.session import Connection, Row, Session
+from services.scheduler.application.ports import Created, Creation
+from services.scheduler.domain.errors import LeaseLost
+from services.scheduler.domain.job import JobSpec, JobState, LeaseRef
+from services.scheduler.domain.ready_index import Entry
+
+INSERT = """
+WITH inserted AS (
+    INSERT INTO scheduler.jobs (job_id, spec_hash, type, project_id, priority, payload, schedule_time, limit_key,
+        max_attempts, max_stalls, traceparent, parent_job_id, state, create_time, update_time, rank_time)
+    SELECT s.job_id, s.spec_hash, s.type, s.project_id, s.priority, s.payload, coalesce(s.schedule_time, now()),
+        s.limit_key, s.max_attempts, s.max_stalls, s.traceparent, $12::uuid, 1, now(), now(),
+        CASE WHEN coalesce(s.schedule_time, now()) <= now() THEN now() + s.priority * $13::interval END
+    FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::timestamptz[],
+                $8::text[], $9::smallint[], $10::smallint[], $11::text[])
+        AS s(job_id, spec_hash, type, project_id, priority, payload, schedule_time, limit_key, max_attempts,
+             max_stalls, traceparent)
+    ON CONFLICT (job_id) DO NOTHING
+    RETURNING job_id
+),
+batch AS (
+    SELECT array_agg(job_id) AS job_ids FROM inserted HAVING count(*) > 0
+),
+changed AS (
+    INSERT INTO scheduler.job_changes (replica_id, job_ids, states)
+    SELECT $14::uuid, job_ids, array_fill(1::smallint, ARRAY[cardinality(job_ids)]) FROM batch
+)
+SELECT now(), (SELECT job_ids FROM batch)
+"""
+
+LOCK_PARENT = """
+SELECT cancel_requested FROM scheduler.jobs
+WHERE job_id = $1 AND fencing_token = $2 AND state = 2 FOR NO KEY UPDATE
+"""
+
+KNOWN = """
+SELECT job_id, spec_hash, false AS ended FROM scheduler.jobs WHERE job_id = ANY($1::uuid[])
+UNION ALL
+SELECT job_id, spec_hash, true FROM scheduler.ended_jobs WHERE job_id = ANY($1::uuid[])
+"""
+
+# A large call is several statements of one transaction, so that encoding it never holds the event loop for long.
+_SLICE = 500
+
+REMOVE = "DELETE FROM scheduler.jobs WHERE job_id = ANY($1::uuid[])"
+
+
+class PostgresCreation:
+    def __init__(self, session: Session, dispatch: Dispatch) -> None:
+        self._session = session
+        self._dispatch = dispatch
+
+    async def create(self, specs: Sequence[JobSpec], *, parent: LeaseRef | None) -> Created:
+        if parent is None and len(specs) <= _SLICE and not any(spec.chosen for spec in specs):
+            now, job_ids = (await self._session.fetch(INSERT, *self._arguments(specs, parent=None)))[0]
+            return self._created(specs, now, job_ids or (), known={})
+        async with self._session.begin() as connection:
+            doomed = await lock_parent(connection, parent) if parent is not None else False
+            created = await self.create_in(connection, specs, parent_job_id=parent.job_id if parent else None)
+            if doomed:
+                created = replace(created, ready=())
+                await cancel_tree(connection, self._dispatch, [spec.job_id for spec in specs], message="")
+        return created
+
+    async def create_in(
+        self, connection: Connection, specs: Sequence[JobSpec], *, parent_job_id: str | None
+    ) -> Created:
+        """Creates within a transaction of the caller, which holds the parent if there is one."""
+        results: list[Creation] = []
+        ready: list[Entry] = []
+        for start in range(0, len(specs), _SLICE):
+            part = await self._create_slice(connection, specs[start : start + _SLICE], parent_job_id)
+            results += part.results
+            ready += part.ready
+        return Created(results=results, ready=ready)
+
+    async def _create_slice(
+        self, connection: Connection, specs: Sequence[JobSpec], parent_job_id: str | None
+    ) -> Created:
+        now, inserted = (await connection.fetch(INSERT, *self._arguments(specs, parent=parent_job_id)))[0]
+        chosen = [spec.job_id for spec in specs if spec.chosen]
+        known = await connection.fetch(KNOWN, chosen) if chosen else []
+        ended = {record[0] for record in known if record[2]}
+        revived = [job_id for job_id in inserted or () if job_id in ended]
+        if revived:
+            await connection.execute(REMOVE, revived)
+        fresh = [job_id for job_id in inserted or () if job_id not in ended]
+        return self._created(specs, now, fresh, known={str(record[0]): record[1] for record in known})
+
+    def _created(
+        self, specs: Sequence[JobSpec], now: datetime, job_ids: Sequence[UUID], *, known: Mapping[str, int]
+    ) -> Created:
+        new = {str(job_id) for job_id in job_ids}
+        results: list[Creation] = []
+        ready: list[Entry] = []
+        for spec in specs:
+            if spec.job_id in new:
+                new.discard(spec.job_id)
+                results.append(Creation.CREATED)
+                if spec.schedule_time is None or spec.schedule_time <= now:
+                    rank_time = now + spec.priority * self._dispatch.ageing
+                    ready.append(Entry(spec.job_id, spec.type, spec.project_id, rank_time, spec.limit_key))
+            else:
+                same = known.get(spec.job_id) == spec_hash(spec)
+                results.append(Creation.EXISTED if same else Creation.DIFFERS)
+        return Created(results=results, ready=ready)
+
+    def _arguments(self, specs: Sequence[JobSpec], *, parent: str | None) -> tuple[object, ...]:
+        policies = [self._dispatch.policies.of(spec.type) for spec in specs]
+        return (
+            [spec.job_id for spec in specs],
+            [spec_hash(spec) for spec in specs],
+            [spec.type for spec in specs],
+            [spec.project_id for spec in specs],
+            [spec.priority for spec in specs],
+            [spec.payload for spec in specs],
+            [spec.schedule_time for spec in specs],
+            [spec.limit_key for spec in specs],
+            [spec.max_attempts or policy.max_attempts for spec, policy in zip(specs, policies, strict=True)],
+            [policy.max_stalls for policy in policies],
+            [spec.traceparent for spec in specs],
+            parent,
+            self._dispatch.ageing,
+            self._dispatch.replica_id,
+        )
+
+
+async def lock_parent(connection: Connection, parent: LeaseRef) -> bool:
+    """Holds the parent's lease for the rest of the transaction. Returns whether its cancel was requested."""
+    held: Row | None = await connection.fetchrow(LOCK_PARENT, parent.job_id, parent.fencing_token)
+    if held is None:
+        raise await lease_lost(connection, parent)
+    return held[0]
+
+
+async def lease_lost(connection: Connection, lease: LeaseRef) -> LeaseLost:
+    now = await connection.fetchrow(
+        "SELECT fencing_token, state FROM scheduler.jobs WHERE job_id = $1 "
+        "UNION ALL SELECT fencing_token, state FROM scheduler.ended_jobs WHERE job_id = $1",
+        lease.job_id,
+    )
+    return LeaseLost.of(
+        job_id=lease.job_id,
+        fencing_token=lease.fencing_token,
+        current_fencing_token=now[0] if now else 0,
+        state=JobState(now[1]).name if now else "",
+    )
+
+
+def spec_hash(spec: JobSpec) -> int:
+    """Of what a client asked for, so that the same identity with another wish is noticed."""
+    schedule_time = spec.schedule_time.isoformat() if spec.schedule_time else ""
+    text = f"{spec.type}\x1f{spec.project_id}\x1f{spec.priority}\x1f{schedule_time}\x1f{spec.limit_key}\x1f"
+    content = f"{text}{spec.max_attempts}\x1f{spec.payload}".encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), signed=True)

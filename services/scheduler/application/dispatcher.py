@@ -1,0 +1,336 @@
+"""Brings ready jobs and hungry workers together.
+
+Streams announce how many jobs their worker may hold; the ready index says which job is
+next; the store decides, in one claim statement for many jobs of many workers. Nothing
+here polls: the loop wakes when a job becomes ready, a worker gets room, or a page of the
+backlog arrives. What this replica holds in memory can be lost at any time.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+import structlog
+
+from services.scheduler.application.ports import Assignment, Claimed, JobLeases, ReadyJobs, Settlement
+from services.scheduler.application.telemetry import SchedulerMetrics
+from services.scheduler.domain.job import LeasedJob, LeaseRef, Release
+from services.scheduler.domain.limits import KeyShut
+from services.scheduler.domain.policy import Policies
+from services.scheduler.domain.ready_index import Entry, PageRequest, ReadyIndex
+from services.shared.clock import Clock
+from services.shared.lifecycle import Drain, wait_for_event
+
+logger = structlog.stdlib.get_logger(__name__)
+
+CLAIM_LIMIT = 500
+HEAD_LIMIT = 1000
+
+_CONCURRENT_CLAIMS = 2
+_PAUSE_AFTER_FAILURE = 0.2
+
+
+class LeaseStream:
+    """One open `LeaseJobs` call: what its worker can do, holds, and is about to receive."""
+
+    def __init__(
+        self, *, worker_id: str, types: Sequence[str], max_in_flight: int, held: Iterable[LeaseRef] = ()
+    ) -> None:
+        self.stream_id = uuid.uuid4().hex
+        self.worker_id = worker_id
+        self.types = tuple(types)
+        self.held = {lease.job_id: lease for lease in held}
+        self.claiming = 0
+        self.closed = False
+        self.replaced = False
+        self._max_in_flight = max_in_flight
+        self._arrived: list[LeasedJob] = []
+        self._arrival = asyncio.Event()
+
+    @property
+    def room(self) -> int:
+        return self._max_in_flight - len(self.held) - self.claiming
+
+    def deliver(self, job: LeasedJob) -> None:
+        self.held[job.lease.job_id] = job.lease
+        self._arrived.append(job)
+        self._arrival.set()
+
+    def wake(self) -> None:
+        self._arrival.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Waits for jobs, or to be woken, at most so long."""
+        await wait_for_event(self._arrival, seconds)
+
+    def collect(self) -> list[LeasedJob]:
+        """What has arrived since the last time. Bounded by `max_in_flight`."""
+        self._arrival.clear()
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        *,
+        leases: JobLeases,
+        ready: ReadyJobs,
+        index: ReadyIndex,
+        policies: Policies,
+        clock: Clock,
+        metrics: SchedulerMetrics,
+        drain: Drain,
+        accept_timeout: timedelta,
+        stream_grace: timedelta,
+    ) -> None:
+        self._leases = leases
+        self._metrics = metrics
+        self._drain = drain
+        self._ready = ready
+        self._index = index
+        self._policies = policies
+        self._clock = clock
+        self._accept_timeout = accept_timeout
+        self._stream_grace = stream_grace
+        self._streams: dict[str, LeaseStream] = {}
+        self._holders: dict[str, LeaseStream] = {}
+        self._loaded: set[str] = set()
+        self._paused: frozenset[str] = frozenset()
+        self._missed = False
+        self._wake = asyncio.Event()
+        self._claims = asyncio.Semaphore(_CONCURRENT_CLAIMS)
+        self._reopening: dict[str, asyncio.TimerHandle] = {}
+        self._capped: set[str] = set()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._holders)
+
+    @property
+    def ready_in_memory(self) -> int:
+        return len(self._index)
+
+    def open(self, stream: LeaseStream) -> None:
+        """A stream replaces an earlier one of the same worker, which delivers what it has and ends."""
+        for earlier in [each for each in self._streams.values() if each.worker_id == stream.worker_id]:
+            del self._streams[earlier.stream_id]
+            earlier.replaced = True
+            earlier.wake()
+        self._streams[stream.stream_id] = stream
+        self._holders.update(dict.fromkeys(stream.held, stream))
+        self._wake.set()
+
+    async def close(self, stream: LeaseStream, *, orderly: bool) -> None:
+        """Ends a stream. Unless that was orderly, its worker may be gone, and must renew within the grace."""
+        stream.closed = True
+        self._streams.pop(stream.stream_id, None)
+        for job_id in stream.held:
+            if self._holders.get(job_id) is stream:
+                del self._holders[job_id]
+        undelivered = {job.lease for job in stream.collect()}
+        if undelivered:
+            await self._give_back(list(undelivered))
+        held = [lease for lease in stream.held.values() if lease not in undelivered]
+        if held and not orderly:
+            await self._leases.expect_back(held, grace=self._stream_grace)
+
+    def offer(self, entries: Sequence[Entry]) -> None:
+        """Jobs that became ready, here or at another replica."""
+        if entries:
+            self._index.push(entries)
+            self._wake.set()
+
+    def settled(self, settlement: Settlement) -> None:
+        """Takes in what a batch of writes changed: room at workers, jobs that are ready again, keys."""
+        self.returned(outcome.job_id for outcome in settlement.outcomes)
+        for shut in settlement.gates:
+            self._shut(shut)
+        for key in settlement.freed_keys & self._capped:
+            self.open_key(key)
+        self.offer(settlement.ready)
+
+    def returned(self, job_ids: Iterable[str]) -> None:
+        """Jobs that are no longer with the worker that held them."""
+        for job_id in job_ids:
+            stream = self._holders.pop(job_id, None)
+            if stream is not None:
+                stream.held.pop(job_id, None)
+                self._wake.set()
+
+    def steer(self, *, paused: frozenset[str], weights: dict[str, float]) -> None:
+        self._index.set_weights(weights)
+        for resumed in self._paused - paused:
+            self._loaded.discard(resumed)
+        self._paused = paused
+        self._wake.set()
+
+    def is_hungry(self) -> bool:
+        """Whether a worker has room that the jobs in memory do not fill."""
+        return any(stream.room > 0 and not self._index.has_ready(stream.types) for stream in self._streams.values())
+
+    def note_missed(self) -> None:
+        """Another replica made jobs ready that nobody here waits for; look for them when somebody does."""
+        self._missed = True
+
+    def rescan(self) -> None:
+        """Reads the heads of all backlogs again, for jobs that no event told this replica about."""
+        self._loaded.clear()
+        self._wake.set()
+
+    def open_key(self, limit_key: str) -> None:
+        """Offers the jobs of a key again; the next claim finds out whether it is really open."""
+        self._capped.discard(limit_key)
+        timer = self._reopening.pop(limit_key, None)
+        if timer is not None:
+            timer.cancel()
+        if self._index.open(limit_key):
+            self._wake.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Dispatches until the drain starts; after that streams only deliver what they have."""
+        async with asyncio.TaskGroup() as tasks:
+            draining = tasks.create_task(self._wake_for_drain(), name="dispatcher-drain")
+            while not self._drain.started and not stop.is_set():
+                await self._wake.wait()
+                self._wake.clear()
+                await self._load()
+                await self._dispatch(tasks)
+            draining.cancel()
+        await stop.wait()
+
+    async def _wake_for_drain(self) -> None:
+        await self._drain.wait()
+        self._wake.set()
+        for stream in self._streams.values():
+            stream.wake()
+
+    async def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
+        while not self._drain.started:
+            await self._claims.acquire()
+            assignments = self._assign()
+            if not assignments:
+                self._claims.release()
+                return
+            tasks.create_task(self._claim(assignments), name="claim")
+
+    def _assign(self) -> list[tuple[LeaseStream, Entry]]:
+        """Proposes the next jobs to streams with room, in turns, so that few jobs spread over many workers."""
+        hungry = [stream for stream in self._streams.values() if stream.room > 0]
+        assigned: list[tuple[LeaseStream, Entry]] = []
+        while hungry and len(assigned) < CLAIM_LIMIT:
+            share = max(1, (CLAIM_LIMIT - len(assigned)) // len(hungry))
+            for stream in list(hungry):
+                types = [name for name in stream.types if name not in self._paused]
+                entries = self._index.take(types, min(share, stream.room, CLAIM_LIMIT - len(assigned)))
+                stream.claiming += len(entries)
+                assigned += [(stream, entry) for entry in entries]
+                if not entries or stream.room <= 0:
+                    hungry.remove(stream)
+        self._rotate()
+        return assigned
+
+    def _rotate(self) -> None:
+        """The stream that was asked first is asked last next time."""
+        if self._streams:
+            first = next(iter(self._streams))
+            self._streams[first] = self._streams.pop(first)
+
+    async def _claim(self, assigned: list[tuple[LeaseStream, Entry]]) -> None:
+        try:
+            claimed = await self._leases.claim(
+                [
+                    Assignment(
+                        entry=entry,
+                        worker_id=stream.worker_id,
+                        total_deadline=self._policies.of(entry.type).total_deadline,
+                    )
+                    for stream, entry in assigned
+                ],
+                accept_timeout=self._accept_timeout,
+            )
+        except Exception:
+            logger.exception("claim_failed", jobs=len(assigned))
+            await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+            self._index.push(entry for _, entry in assigned)
+            claimed = Claimed(leased=())
+        finally:
+            self._claims.release()
+            for stream, _ in assigned:
+                stream.claiming -= 1
+        await self._deliver(assigned, claimed)
+
+    async def _deliver(self, assigned: list[tuple[LeaseStream, Entry]], claimed: Claimed) -> None:
+        streams = {entry.job_id: stream for stream, entry in assigned}
+        orphans: list[LeaseRef] = []
+        for job in claimed.leased:
+            stream = streams[job.lease.job_id]
+            if stream.closed or stream.replaced:
+                orphans.append(job.lease)
+            else:
+                self._holders[job.lease.job_id] = stream
+                stream.deliver(job)
+        for shut in claimed.shut:
+            self._shut(shut)
+        self._index.push(claimed.refused)
+        self._wake.set()
+        if orphans:
+            await self._give_back(orphans)
+
+    async def _give_back(self, leases: Sequence[LeaseRef]) -> None:
+        """Jobs that no worker has seen cost no attempt. If this fails, their leases run out."""
+        try:
+            settlement = await self._leases.release(
+                [Release(lease=lease, delay=timedelta(), checkpoint="") for lease in leases]
+            )
+        except Exception:
+            logger.exception("give_back_failed", jobs=len(leases))
+        else:
+            self.settled(settlement)
+
+    async def _load(self) -> None:
+        """Fetches what memory lacks: heads of types that a stream is the first to ask for, pages running low."""
+        if self._missed and self.is_hungry():
+            self._missed = False
+            self._loaded.clear()
+        types = {name for stream in self._streams.values() for name in stream.types} - self._paused
+        try:
+            unknown = sorted(types - self._loaded)
+            if unknown:
+                self._loaded.update(unknown)
+                await self._load_heads(unknown)
+            for request in list(self._index.page_requests(types)):
+                await self._load_page(request)
+        except Exception:
+            logger.exception("load_failed")
+            self._loaded.clear()
+            await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+            self._wake.set()
+
+    async def _load_heads(self, types: Sequence[str]) -> None:
+        heads = await self._ready.heads(types, limit=HEAD_LIMIT)
+        for (job_type, project_id), entries in heads.items():
+            self._index.add_heads(job_type, project_id, entries, whole=len(entries) < HEAD_LIMIT)
+
+    async def _load_page(self, request: PageRequest) -> None:
+        try:
+            entries = await self._ready.page(request)
+        except BaseException:
+            self._index.page_failed(request)
+            raise
+        self._index.add_page(request, entries)
+
+    def _shut(self, shut: KeyShut) -> None:
+        """Sets jobs of a key aside until it opens by time, or by the end of a job if it is at its cap."""
+        self._index.shut(shut.limit_key)
+        timer = self._reopening.pop(shut.limit_key, None)
+        if timer is not None:
+            timer.cancel()
+        if shut.or_freed:
+            self._capped.add(shut.limit_key)
+        else:
+            self._capped.discard(shut.limit_key)
+        delay = max(0.0, (shut.until - self._clock.now()).total_seconds())
+        loop = asyncio.get_running_loop()
+        self._reopening[shut.limit_key] = loop.call_later(delay, self.open_key, shut.limit_key)

@@ -1,0 +1,221 @@
+"""The loops of a replica: what must happen although nobody calls.
+
+Each may run at any number of replicas at once; the store lets one of them win per job.
+"""
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+
+from services.scheduler.application.dispatcher import Dispatcher
+from services.scheduler.application.ports import ChangeLog, Controls, JobLeases, ReadyJobs, Schedules, Upkeep
+from services.scheduler.application.signals import Signals
+from services.scheduler.application.telemetry import SchedulerMetrics
+from services.scheduler.domain.job import JobState
+from services.shared.lifecycle import wait_for_event
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_BATCH = 500
+_FAILURE_PAUSE = 0.5
+
+
+class Sweeper:
+    """Takes jobs back whose lease ran out. Sleeps until the earliest lease can end."""
+
+    def __init__(
+        self,
+        *,
+        leases: JobLeases,
+        dispatcher: Dispatcher,
+        signals: Signals,
+        metrics: SchedulerMetrics,
+        longest_sleep: timedelta,
+    ) -> None:
+        self._leases = leases
+        self._dispatcher = dispatcher
+        self._signals = signals
+        self._metrics = metrics
+        self._longest_sleep = longest_sleep.total_seconds()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            self._signals.expiring.clear()
+            pause = await self._pause()
+            await _first_of(stop, self._signals.expiring, seconds=pause)
+
+    async def _pause(self) -> float:
+        try:
+            return await self.sweep()
+        except Exception:
+            logger.exception("sweep_failed")
+            return _FAILURE_PAUSE
+
+    async def sweep(self) -> float:
+        """Expires every lease that has run out. Returns the seconds until the next one may."""
+        expired = await self._leases.expire(limit=_BATCH)
+        if expired.stalled:
+            logger.warning("leases_expired", jobs=len(expired.stalled), types=sorted(set(expired.stalled)))
+            self._metrics.count_expired(expired.stalled)
+            self._signals.count_ended(expired.settlement.ended)
+            self._dispatcher.settled(expired.settlement)
+            self._signals.changed.set()
+        if len(expired.stalled) >= _BATCH:
+            return 0.0
+        if expired.next_expire_time is None:
+            return self._longest_sleep
+        return min(max((expired.next_expire_time - expired.now).total_seconds(), 0.01), self._longest_sleep)
+
+
+class Promoter:
+    """Makes delayed jobs ready when their time has come."""
+
+    def __init__(self, *, ready: ReadyJobs, dispatcher: Dispatcher, signals: Signals) -> None:
+        self._ready = ready
+        self._dispatcher = dispatcher
+        self._signals = signals
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            self._signals.delayed.clear()
+            await _first_of(stop, self._signals.delayed, seconds=await self._pause())
+
+    async def _pause(self) -> float:
+        try:
+            entries, wait = await self._ready.promote_due(limit=_BATCH)
+        except Exception:
+            logger.exception("promotion_failed")
+            return _FAILURE_PAUSE
+        self._dispatcher.offer(entries)
+        if len(entries) >= _BATCH:
+            return 0.0
+        return min(max(wait.total_seconds(), 0.002), 1.0) if wait is not None else 1.0
+
+
+class ForeignChanges:
+    """Learns from the change log what other replicas did to jobs that matter here."""
+
+    def __init__(self, *, log: ChangeLog, ready: ReadyJobs, dispatcher: Dispatcher, interval: timedelta) -> None:
+        self._log = log
+        self._ready = ready
+        self._dispatcher = dispatcher
+        self._interval = interval.total_seconds()
+        self._position: int | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not await wait_for_event(stop, self._interval):
+            try:
+                await self.follow()
+            except Exception:
+                logger.exception("foreign_changes_failed")
+
+    async def follow(self) -> None:
+        if self._position is None:
+            self._position = await self._log.position()
+            self._dispatcher.rescan()
+        full = True
+        while full:
+            changes = await self._log.read(self._position, limit=_BATCH, foreign_only=True)
+            ready: set[str] = set()
+            for change in changes.changes:
+                for job_id, state in zip(change.job_ids, change.states, strict=True):
+                    if state != JobState.RUNNING:
+                        self._dispatcher.returned([job_id])
+                    if state <= JobState.PENDING:
+                        ready.add(job_id)
+                    else:
+                        ready.discard(job_id)
+            await self._offer(ready)
+            self._position, full = changes.next_position, changes.full
+
+    async def _offer(self, ready: set[str]) -> None:
+        """Jobs of another replica are fetched for workers that wait; others find them by a rescan."""
+        if not ready:
+            return
+        if self._dispatcher.is_hungry():
+            self._dispatcher.offer(await self._ready.still_ready(list(ready)))
+        else:
+            self._dispatcher.note_missed()
+
+
+class Steerer:
+    """Keeps what operators set in memory, and looks for ready jobs that every event missed."""
+
+    def __init__(
+        self, *, controls: Controls, dispatcher: Dispatcher, interval: timedelta, rescan_interval: timedelta
+    ) -> None:
+        self._controls = controls
+        self._dispatcher = dispatcher
+        self._interval = interval.total_seconds()
+        self._rounds_per_rescan = max(1, round(rescan_interval / interval))
+        self._round = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await self.refresh()
+            except Exception:
+                logger.exception("steering_failed")
+            await wait_for_event(stop, self._interval)
+
+    async def refresh(self) -> None:
+        steering = await self._controls.steering()
+        self._dispatcher.steer(paused=steering.paused_types, weights=steering.weights)
+        self._round += 1
+        if self._round % self._rounds_per_rescan == 0:
+            self._dispatcher.rescan()
+
+
+class Firer:
+    """Creates the jobs of periodic schedules."""
+
+    def __init__(self, *, schedules: Schedules, dispatcher: Dispatcher, signals: Signals, interval: timedelta) -> None:
+        self._schedules = schedules
+        self._dispatcher = dispatcher
+        self._signals = signals
+        self._interval = interval.total_seconds()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not await wait_for_event(stop, self._interval):
+            try:
+                ready = await self._schedules.fire()
+            except Exception:
+                logger.exception("firing_failed")
+                continue
+            if ready:
+                self._dispatcher.offer(ready)
+                self._signals.changed.set()
+
+
+class Housekeeper:
+    """Makes partitions ahead of time, drops those past retention, trims the change log."""
+
+    def __init__(self, *, upkeep: Upkeep, interval: timedelta) -> None:
+        self._upkeep = upkeep
+        self._interval = interval.total_seconds()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await self.tidy()
+            except Exception:
+                logger.exception("housekeeping_failed")
+            await wait_for_event(stop, self._interval)
+
+    async def tidy(self) -> None:
+        await self._upkeep.prepare_partitions()
+        dropped = await self._upkeep.drop_old_partitions()
+        if dropped:
+            logger.info("partitions_dropped", partitions=dropped)
+        await self._upkeep.trim_changes()
+
+
+async def _first_of(*events: asyncio.Event, seconds: float) -> None:
+    """Waits until one of the events is set, at most so long."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -1,0 +1,239 @@
+"""The only place where the scheduler is wired."""
+
+import random
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from scristill.scheduler.v1 import scheduler_service_pb2_grpc, worker_service_pb2_grpc
+
+from services.scheduler.adapters.postgres.changes import PostgresChangeLog
+from services.scheduler.adapters.postgres.control import PostgresControl
+from services.scheduler.adapters.postgres.controls import PostgresControls
+from services.scheduler.adapters.postgres.creation import PostgresCreation
+from services.scheduler.adapters.postgres.dispatch import Dispatch
+from services.scheduler.adapters.postgres.leasing import PostgresLeases
+from services.scheduler.adapters.postgres.reading import PostgresReading
+from services.scheduler.adapters.postgres.ready import PostgresReadyJobs
+from services.scheduler.adapters.postgres.schedules import PostgresSchedules
+from services.scheduler.adapters.postgres.session import Session
+from services.scheduler.adapters.postgres.statistics import PostgresStatistics
+from services.scheduler.adapters.postgres.upkeep import PostgresUpkeep
+from services.scheduler.application.dispatcher import Dispatcher
+from services.scheduler.application.produce import ProduceJobs
+from services.scheduler.application.signals import Signals
+from services.scheduler.application.statistics import QueueStatistics
+from services.scheduler.application.telemetry import SchedulerMetrics
+from services.scheduler.application.upkeep import Firer, ForeignChanges, Housekeeper, Promoter, Steerer, Sweeper
+from services.scheduler.application.watch import WatchJobs
+from services.scheduler.application.work import WorkOnJobs
+from services.scheduler.domain.ready_index import ReadyIndex
+from services.scheduler.entrypoints.scheduler_servicer import SchedulerServicer
+from services.scheduler.entrypoints.worker_servicer import WorkerServicer
+from services.scheduler.settings import SchedulerSettings
+from services.shared.checks import Check
+from services.shared.database.engine import POOL_WAIT_SECONDS, Database, pool_size
+from services.shared.database.health import database_check
+from services.shared.database.migrations import Migrations
+from services.shared.grpc.server import register
+from services.shared.ids import Uuid7
+from services.shared.lifecycle import Loop
+from services.shared.service import Runtime, Service, ServiceDefinition
+
+CAPABILITIES = (
+    "jobs.children",
+    "jobs.fairness",
+    "jobs.key_limits",
+    "jobs.priorities",
+    "jobs.schedules",
+    "jobs.watch.resume",
+)
+
+_STEERING_INTERVAL = timedelta(seconds=1)
+_FIRING_INTERVAL = timedelta(seconds=1)
+_HOUSEKEEPING_INTERVAL = timedelta(seconds=60)
+_LONGEST_SWEEPER_SLEEP = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stores:
+    creation: PostgresCreation
+    leases: PostgresLeases
+    control: PostgresControl
+    controls: PostgresControls
+    reading: PostgresReading
+    ready: PostgresReadyJobs
+    log: PostgresChangeLog
+    statistics: PostgresStatistics
+    schedules: PostgresSchedules
+    upkeep: PostgresUpkeep
+
+
+@asynccontextmanager
+async def bootstrap(settings: SchedulerSettings, runtime: Runtime) -> AsyncGenerator[Service]:
+    database = Database(
+        settings.database_url.get_secret_value(),
+        concurrency=settings.database_concurrency,
+        application_name=runtime.instance,
+        metrics=runtime.metrics,
+    )
+    session = Session(
+        database,
+        concurrency=settings.database_concurrency,
+        patience=timedelta(seconds=POOL_WAIT_SECONDS),
+        metrics=runtime.metrics,
+    )
+    try:
+        stores = _stores(settings, session)
+        metrics = SchedulerMetrics(runtime.metrics)
+        signals = Signals(count_ended=metrics.count_ended)
+        dispatcher = Dispatcher(
+            leases=stores.leases,
+            ready=stores.ready,
+            index=ReadyIndex(),
+            policies=settings.policies,
+            clock=runtime.clock,
+            metrics=metrics,
+            drain=runtime.drain,
+            accept_timeout=timedelta(seconds=settings.accept_timeout_seconds),
+            stream_grace=timedelta(seconds=settings.stream_grace_seconds),
+        )
+        watch = WatchJobs(log=stores.log, reading=stores.reading, changed=signals.changed)
+        statistics = QueueStatistics(
+            statistics=stores.statistics,
+            metrics=metrics,
+            clock=runtime.clock,
+            interval=timedelta(seconds=settings.statistics_seconds),
+        )
+        produce = ProduceJobs(
+            creation=stores.creation,
+            control=stores.control,
+            reading=stores.reading,
+            dispatcher=dispatcher,
+            signals=signals,
+        )
+        work = WorkOnJobs(leases=stores.leases, dispatcher=dispatcher, signals=signals, rng=random.SystemRandom())
+        await stores.upkeep.prepare_partitions()
+        steerer = Steerer(
+            controls=stores.controls,
+            dispatcher=dispatcher,
+            interval=_STEERING_INTERVAL,
+            rescan_interval=timedelta(seconds=settings.rescan_seconds),
+        )
+        async with produce, work:
+            yield Service(
+                registrations=[
+                    register(
+                        scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server,
+                        SchedulerServicer(
+                            produce=produce,
+                            watch=watch,
+                            statistics=statistics,
+                            controls=stores.controls,
+                            schedules=stores.schedules,
+                            steerer=steerer,
+                            dispatcher=dispatcher,
+                            drain=runtime.drain,
+                            new_id=Uuid7(),
+                        ),
+                    ),
+                    register(
+                        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server,
+                        WorkerServicer(
+                            dispatcher=dispatcher,
+                            work=work,
+                            signals=signals,
+                            policies=settings.policies,
+                            clock=runtime.clock,
+                            drain=runtime.drain,
+                            accept_timeout=timedelta(seconds=settings.accept_timeout_seconds),
+                            new_id=Uuid7(),
+                        ),
+                    ),
+                ],
+                loops=[
+                    *_loops(settings, stores, dispatcher, signals, metrics),
+                    Loop(name="watch", run=watch.run),
+                    Loop(name="steering", run=steerer.run),
+                    Loop(name="statistics", run=statistics.run),
+                ],
+                capabilities=CAPABILITIES,
+            )
+    finally:
+        await session.close()
+        await database.close()
+
+
+def _stores(settings: SchedulerSettings, session: Session) -> _Stores:
+    dispatch = Dispatch(
+        replica_id=uuid.uuid4(), policies=settings.policies, ageing=timedelta(seconds=settings.ageing_seconds)
+    )
+    creation = PostgresCreation(session, dispatch)
+    return _Stores(
+        creation=creation,
+        leases=PostgresLeases(session, dispatch, creation),
+        control=PostgresControl(session, dispatch),
+        controls=PostgresControls(session),
+        reading=PostgresReading(session),
+        ready=PostgresReadyJobs(session, dispatch),
+        log=PostgresChangeLog(session, replica_id=dispatch.replica_id),
+        statistics=PostgresStatistics(session),
+        schedules=PostgresSchedules(session, creation),
+        upkeep=PostgresUpkeep(
+            session,
+            span=timedelta(seconds=settings.partition_seconds),
+            retention=timedelta(seconds=settings.retention_seconds),
+            change_retention=timedelta(seconds=settings.change_retention_seconds),
+        ),
+    )
+
+
+def _loops(
+    settings: SchedulerSettings,
+    stores: _Stores,
+    dispatcher: Dispatcher,
+    signals: Signals,
+    metrics: SchedulerMetrics,
+) -> list[Loop]:
+    sweeper = Sweeper(
+        leases=stores.leases,
+        dispatcher=dispatcher,
+        signals=signals,
+        metrics=metrics,
+        longest_sleep=_LONGEST_SWEEPER_SLEEP,
+    )
+    foreign = ForeignChanges(
+        log=stores.log,
+        ready=stores.ready,
+        dispatcher=dispatcher,
+        interval=timedelta(seconds=settings.foreign_poll_seconds),
+    )
+    promoter = Promoter(ready=stores.ready, dispatcher=dispatcher, signals=signals)
+    firer = Firer(schedules=stores.schedules, dispatcher=dispatcher, signals=signals, interval=_FIRING_INTERVAL)
+    housekeeper = Housekeeper(upkeep=stores.upkeep, interval=_HOUSEKEEPING_INTERVAL)
+    return [
+        Loop(name="dispatcher", run=dispatcher.run),
+        Loop(name="sweeper", run=sweeper.run),
+        Loop(name="promoter", run=promoter.run),
+        Loop(name="foreign-changes", run=foreign.run),
+        Loop(name="schedules", run=firer.run),
+        Loop(name="housekeeper", run=housekeeper.run),
+    ]
+
+
+def _migrations(settings: SchedulerSettings) -> Migrations:
+    return Migrations(
+        package="services.scheduler.migrations", schema="scheduler", url=settings.database_url.get_secret_value()
+    )
+
+
+def _checks(settings: SchedulerSettings) -> Sequence[Check]:
+    connections = settings.workers * pool_size(settings.database_concurrency)
+    return [database_check(settings.database_url.get_secret_value(), connections=connections)]
+
+
+DEFINITION = ServiceDefinition(
+    name="scheduler", settings=SchedulerSettings, bootstrap=bootstrap, migrations=_migrations, checks=_checks
+)

@@ -1,0 +1,392 @@
+"""Between the contract's messages and the scheduler's values. Protobuf types stop here."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import orjson
+from google.protobuf import duration_pb2, timestamp_pb2
+from scristill.errors.v1 import error_reason_pb2
+from scristill.scheduler.v1 import job_pb2, scheduler_service_pb2, worker_service_pb2
+
+from services.scheduler.application.ports import DurationStats, QueueStats, Renewed, Settled
+from services.scheduler.application.produce import CreateResult
+from services.scheduler.domain.job import (
+    Completion,
+    FailedAttempt,
+    Failure,
+    Job,
+    JobFilter,
+    JobSpec,
+    JobState,
+    LeasedJob,
+    LeaseRef,
+    Progress,
+    Release,
+    Renewal,
+)
+from services.scheduler.domain.policy import Policies
+from services.scheduler.domain.schedule import MissedFirePolicy, Schedule
+from services.shared import ids
+from services.shared.errors import InvalidRequest
+from services.shared.grpc.errors import to_item_failure
+
+_LONGEST_DELAY = timedelta(days=3650)
+_LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+
+_SPECS_PER_TURN = 250
+
+_BY_REQUEST = ids.namespace("job")
+_BY_PARENT = ids.namespace("child-job")
+
+NewId = Callable[[], UUID]
+
+
+class SpecReader:
+    """Turns specs of one call into values: identities made final, texts checked."""
+
+    def __init__(self, *, new_id: NewId, traceparent: str) -> None:
+        self._new_id = new_id
+        self._traceparent = traceparent
+
+    async def read_many(self, specs: Sequence[job_pb2.JobSpec], *, request_id: str, field: str) -> list[JobSpec]:
+        """Reads a long list without holding the event loop. `field` is its path in the request."""
+        read: list[JobSpec] = []
+        for index, spec in enumerate(specs):
+            if index % _SPECS_PER_TURN == _SPECS_PER_TURN - 1:
+                await asyncio.sleep(0)
+            read.append(self.read(spec, request_id=request_id, index=index, field=f"{field}[{index}]"))
+        return read
+
+    def read(self, spec: job_pb2.JobSpec, *, request_id: str, index: int, field: str) -> JobSpec:
+        derived = str(ids.derived(_BY_REQUEST, request_id.lower(), index)) if request_id else ""
+        return self._read(spec, derived=derived, field=field)
+
+    def read_children(self, completion: worker_service_pb2.JobCompletion, *, field: str) -> tuple[JobSpec, ...]:
+        """A child without an identity gets one from its parent and its place."""
+        parent = completion.lease.job_id.lower()
+        return tuple(
+            self._read(spec, derived=str(ids.derived(_BY_PARENT, parent, index)), field=f"{field}.children[{index}]")
+            for index, spec in enumerate(completion.children)
+        )
+
+    def _read(self, spec: job_pb2.JobSpec, *, derived: str, field: str) -> JobSpec:
+        job_id = spec.job_id.lower() or derived
+        refuse_nul(spec.project_id, field=f"{field}.project_id")
+        refuse_nul(spec.limit_key, field=f"{field}.limit_key")
+        return JobSpec(
+            job_id=job_id or str(self._new_id()),
+            chosen=bool(job_id),
+            type=spec.type,
+            project_id=spec.project_id,
+            priority=spec.priority,
+            payload=json_object(spec.payload, field=f"{field}.payload"),
+            schedule_time=_to_time(spec.schedule_time, field=f"{field}.schedule_time")
+            if spec.HasField("schedule_time")
+            else None,
+            limit_key=spec.limit_key,
+            max_attempts=spec.max_attempts,
+            traceparent=self._traceparent,
+        )
+
+
+def json_object(text: str, *, field: str) -> str:
+    """Checks that a text is a JSON object; the empty one becomes `{}`."""
+    if not text or text == "{}":
+        return "{}"
+    if not isinstance(_parsed(text, field), dict):
+        raise InvalidRequest.of(field, "must be a JSON object")
+    return text
+
+
+def json_text(text: str, *, field: str) -> str:
+    if text:
+        _parsed(text, field)
+    return text
+
+
+def _parsed(text: str, field: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest.of(field, "must be JSON") from error
+
+
+def refuse_nul(text: str, *, field: str) -> None:
+    if "\x00" in text:
+        raise InvalidRequest.of(field, "must not contain NUL")
+
+
+def _clean(text: str) -> str:
+    """Free text for people: PostgreSQL stores every character but NUL."""
+    return text.replace("\x00", "\ufffd")
+
+
+def _to_time(timestamp: timestamp_pb2.Timestamp, *, field: str) -> datetime:
+    try:
+        return min(timestamp.ToDatetime(tzinfo=UTC), _LATEST)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest.of(field, "is out of range") from error
+
+
+def to_delay(duration: duration_pb2.Duration) -> timedelta:
+    seconds = min(max(duration.seconds + duration.nanos / 1e9, 0.0), _LONGEST_DELAY.total_seconds())
+    return timedelta(seconds=seconds)
+
+
+def to_lease(lease: job_pb2.LeaseRef) -> LeaseRef:
+    return LeaseRef(job_id=lease.job_id.lower(), fencing_token=lease.fencing_token)
+
+
+def to_filter(job_filter: scheduler_service_pb2.JobFilter) -> JobFilter:
+    """Unspecified or unknown states in the list mean no state that exists, unless they are all there is."""
+    states = tuple(JobState(state) for state in job_filter.states if state in JobState)
+    return JobFilter(
+        types=tuple(job_filter.types),
+        project_ids=tuple(job_filter.project_ids),
+        states=() if 0 in job_filter.states else states,
+        job_ids=_ids(job_filter.job_ids, field="filter.job_ids"),
+        parent_job_ids=_ids(job_filter.parent_job_ids, field="filter.parent_job_ids"),
+    )
+
+
+def _ids(texts: Sequence[str], *, field: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(UUID(text)) for text in texts)
+    except ValueError as error:
+        raise InvalidRequest.of(field, "must hold UUIDs") from error
+
+
+def to_renewal(renewal: worker_service_pb2.LeaseRenewal, *, field: str) -> Renewal:
+    progress = renewal.progress if renewal.HasField("progress") else None
+    return Renewal(
+        lease=to_lease(renewal.lease),
+        progress=Progress(
+            completed_count=progress.completed_count,
+            total_count=progress.total_count,
+            message=_clean(progress.message),
+        )
+        if progress
+        else None,
+        checkpoint=json_text(renewal.checkpoint, field=f"{field}.checkpoint"),
+    )
+
+
+def to_completion(completion: worker_service_pb2.JobCompletion, *, specs: SpecReader, field: str) -> Completion:
+    return Completion(
+        lease=to_lease(completion.lease),
+        result=json_object(completion.result, field=f"{field}.result"),
+        children=specs.read_children(completion, field=field) if completion.children else (),
+    )
+
+
+def to_failed_attempt(attempt: worker_service_pb2.FailedAttempt, *, field: str) -> FailedAttempt:
+    return FailedAttempt(
+        lease=to_lease(attempt.lease),
+        failure=Failure(reason=min(attempt.failure.reason, 32767), message=_clean(attempt.failure.message)),
+        permanent=attempt.permanent,
+        retry_delay=to_delay(attempt.retry_delay) if attempt.HasField("retry_delay") else None,
+        gate_until_time=_to_time(attempt.gate_until_time, field=f"{field}.gate_until_time")
+        if attempt.HasField("gate_until_time")
+        else None,
+    )
+
+
+def to_release(release: worker_service_pb2.JobRelease, *, field: str) -> Release:
+    return Release(
+        lease=to_lease(release.lease),
+        delay=to_delay(release.delay),
+        checkpoint=json_text(release.checkpoint, field=f"{field}.checkpoint"),
+    )
+
+
+def from_time(moment: datetime | None) -> timestamp_pb2.Timestamp | None:
+    if moment is None:
+        return None
+    timestamp = timestamp_pb2.Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp
+
+
+def from_duration(span: timedelta | None) -> duration_pb2.Duration | None:
+    if span is None:
+        return None
+    duration = duration_pb2.Duration()
+    duration.FromTimedelta(span)
+    return duration
+
+
+def from_job(job: Job) -> job_pb2.Job:
+    return job_pb2.Job(
+        job_id=job.job_id,
+        type=job.type,
+        project_id=job.project_id,
+        state=job_pb2.JobState.ValueType(job.state),
+        priority=job.priority,
+        payload=job.payload,
+        result=job.result,
+        progress=_from_progress(job.progress),
+        last_failure=_from_failure(job.last_failure),
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        stall_count=job.stall_count,
+        max_stalls=job.max_stalls,
+        fencing_token=job.fencing_token,
+        worker_id=job.worker_id,
+        limit_key=job.limit_key,
+        parent_job_id=job.parent_job_id,
+        cancel_requested=job.cancel_requested and not job.state.terminal,
+        traceparent=job.traceparent,
+        create_time=from_time(job.create_time),
+        update_time=from_time(job.update_time),
+        schedule_time=from_time(job.schedule_time),
+        start_time=from_time(job.start_time),
+        end_time=from_time(job.end_time),
+        lease_expire_time=from_time(job.lease_expire_time),
+    )
+
+
+def _from_progress(progress: Progress | None) -> job_pb2.JobProgress | None:
+    if progress is None:
+        return None
+    return job_pb2.JobProgress(
+        completed_count=progress.completed_count, total_count=progress.total_count, message=progress.message
+    )
+
+
+def _from_failure(failure: Failure | None) -> job_pb2.JobFailure | None:
+    if failure is None:
+        return None
+    return job_pb2.JobFailure(
+        reason=error_reason_pb2.ErrorReason.ValueType(failure.reason),
+        message=failure.message,
+        attempt=failure.attempt,
+        fail_time=from_time(failure.fail_time),
+    )
+
+
+def from_create_result(result: CreateResult) -> scheduler_service_pb2.CreateJobResult:
+    return scheduler_service_pb2.CreateJobResult(
+        job_id=result.job_id,
+        created=result.created,
+        failure=to_item_failure(result.refusal) if result.refusal else None,
+    )
+
+
+def to_schedule(schedule: scheduler_service_pb2.Schedule) -> Schedule:
+    if schedule.job.job_id:
+        raise InvalidRequest.of("schedule.job.job_id", "must be empty: every firing makes a job of its own")
+    refuse_nul(schedule.schedule_id, field="schedule.schedule_id")
+    refuse_nul(schedule.job.project_id, field="schedule.job.project_id")
+    refuse_nul(schedule.job.limit_key, field="schedule.job.limit_key")
+    return Schedule(
+        schedule_id=schedule.schedule_id,
+        cron=" ".join(schedule.cron.replace("\x00", " ").split()),
+        type=schedule.job.type,
+        project_id=schedule.job.project_id,
+        priority=schedule.job.priority,
+        payload=json_object(schedule.job.payload, field="schedule.job.payload"),
+        limit_key=schedule.job.limit_key,
+        max_attempts=schedule.job.max_attempts,
+        missed_fire_policy=MissedFirePolicy(schedule.missed_fire_policy or MissedFirePolicy.FIRE_ONCE),
+        paused=schedule.paused,
+    )
+
+
+def from_schedule(schedule: Schedule) -> scheduler_service_pb2.Schedule:
+    return scheduler_service_pb2.Schedule(
+        schedule_id=schedule.schedule_id,
+        cron=schedule.cron,
+        job=job_pb2.JobSpec(
+            type=schedule.type,
+            project_id=schedule.project_id,
+            priority=schedule.priority,
+            payload=schedule.payload,
+            limit_key=schedule.limit_key,
+            max_attempts=schedule.max_attempts,
+        ),
+        missed_fire_policy=scheduler_service_pb2.MissedFirePolicy.ValueType(schedule.missed_fire_policy),
+        paused=schedule.paused,
+        next_fire_time=from_time(schedule.next_fire_time),
+        last_fire_time=from_time(schedule.last_fire_time),
+    )
+
+
+def from_queue(queue: QueueStats) -> scheduler_service_pb2.QueueStats:
+    return scheduler_service_pb2.QueueStats(
+        type=queue.type,
+        project_id=queue.project_id,
+        ready_count=queue.ready_count,
+        scheduled_count=queue.scheduled_count,
+        running_count=queue.running_count,
+        dead_count=queue.dead_count,
+        oldest_ready_age=from_duration(queue.oldest_ready_age),
+        paused=queue.paused,
+    )
+
+
+def from_durations(stats: DurationStats) -> scheduler_service_pb2.DurationStats:
+    return scheduler_service_pb2.DurationStats(
+        type=stats.type,
+        completed_count=stats.completed_count,
+        average=from_duration(stats.average),
+        minimum=from_duration(stats.minimum),
+        maximum=from_duration(stats.maximum),
+        p50=from_duration(stats.p50),
+        p95=from_duration(stats.p95),
+    )
+
+
+class LeaseWriter:
+    """Writes leased jobs; what depends on the type alone is built once."""
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+        self._types: dict[str, job_pb2.LeasedJob] = {}
+
+    def write(self, jobs: Iterable[LeasedJob]) -> worker_service_pb2.JobLeases:
+        return worker_service_pb2.JobLeases(jobs=[self._write(job) for job in jobs])
+
+    def _write(self, job: LeasedJob) -> job_pb2.LeasedJob:
+        common = self._types.get(job.type) or self._common(job.type)
+        return job_pb2.LeasedJob(
+            lease=job_pb2.LeaseRef(job_id=job.lease.job_id, fencing_token=job.lease.fencing_token),
+            type=job.type,
+            project_id=job.project_id,
+            payload=job.payload,
+            attempt=job.attempt,
+            stall_count=job.stall_count,
+            checkpoint=job.checkpoint,
+            traceparent=job.traceparent,
+            parent_job_id=job.parent_job_id,
+            limit_key=job.limit_key,
+            lease_duration=common.lease_duration,
+            heartbeat_interval=common.heartbeat_interval,
+            lease_expire_time=from_time(job.lease_expire_time),
+            deadline_time=from_time(job.deadline_time),
+        )
+
+    def _common(self, job_type: str) -> job_pb2.LeasedJob:
+        policy = self._policies.of(job_type)
+        common = job_pb2.LeasedJob(
+            lease_duration=from_duration(policy.lease_duration), heartbeat_interval=from_duration(policy.heartbeat)
+        )
+        self._types[job_type] = common
+        return common
+
+
+def from_renewed(renewed: Renewed) -> worker_service_pb2.LeaseDirective:
+    return worker_service_pb2.LeaseDirective(
+        job_id=renewed.job_id,
+        directive=worker_service_pb2.Directive.ValueType(renewed.directive),
+        lease_expire_time=from_time(renewed.lease_expire_time),
+    )
+
+
+def from_settled(settled: Settled) -> worker_service_pb2.JobOutcome:
+    return worker_service_pb2.JobOutcome(
+        job_id=settled.job_id,
+        state=job_pb2.JobState.ValueType(settled.state or 0),
+        failure=to_item_failure(settled.failure) if settled.failure else None,
+    )
