@@ -1,0 +1,137 @@
+"""Follows any number of Redis streams through one connection, without polling.
+
+One blocking XREAD waits for all followed streams. When the set of streams changes, it is
+unblocked from another connection (CLIENT UNBLOCK) and asked anew. After an outage it
+reads on from the last entry it has seen, so that nothing is lost.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any, cast
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+# A blocked read is renewed after this long, which finds a connection that is dead.
+BLOCK_SECONDS = 30.0
+_RECONNECT_SECONDS = 0.5
+_UNBLOCK_SECONDS = 0.001
+_MAX_ENTRIES = 256
+_BEGINNING = "0-0"
+
+# Per stream its key and its entries: id and fields.
+_Answer = list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]
+
+logger = structlog.stdlib.get_logger(__name__)
+
+
+class _Follower:
+    """Entries of one stream for one consumer; `position` is the last entry it was given."""
+
+    def __init__(self, key: bytes, position: str) -> None:
+        self.key = key
+        self.position = position
+        self.entries: list[bytes] = []
+        self.some = asyncio.Event()
+
+
+class StreamTail:
+    """`commands` serves short commands; `blocking` must not time out before `BLOCK_SECONDS`."""
+
+    def __init__(self, *, commands: Redis, blocking: Redis) -> None:
+        self._commands = commands
+        self._blocking = blocking
+        self._followers: dict[bytes, set[_Follower]] = {}
+        self._changed = asyncio.Event()
+        self._client_id: int | None = None
+
+    async def follow(self, key: bytes, *, position: str) -> AsyncGenerator[list[bytes]]:
+        """Field `r` of the entries after `position`, as they come. `$` is the end of the stream as it is now."""
+        if position == "$":
+            position = await self._last(key)
+        follower = _Follower(key, position)
+        self._followers.setdefault(key, set()).add(follower)
+        try:
+            await self._interrupt()
+            while True:
+                await follower.some.wait()
+                follower.some.clear()
+                entries, follower.entries = follower.entries, []
+                yield entries
+        finally:
+            self._remove(follower)
+
+    def _remove(self, follower: _Follower) -> None:
+        same = self._followers[follower.key]
+        same.discard(follower)
+        if not same:
+            del self._followers[follower.key]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        stopping = asyncio.create_task(stop.wait())
+        reading = asyncio.create_task(self._read_for_ever())
+        try:
+            await asyncio.wait({stopping, reading}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            reading.cancel()
+            await asyncio.wait({reading})
+        if not stop.is_set():
+            reading.result()
+
+    async def _read_for_ever(self) -> None:
+        while True:
+            if not self._followers:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            try:
+                async with self._blocking.client() as connection:
+                    self._client_id = await connection.client_id()  # pyright: ignore[reportUnknownMemberType]
+                    while self._followers:
+                        await self._read_once(connection)
+            except RedisError as error:
+                logger.warning("stream_tail_lost", error=type(error).__name__)
+                await asyncio.sleep(_RECONNECT_SECONDS)
+            finally:
+                self._client_id = None
+
+    async def _read_once(self, connection: Redis) -> None:
+        self._changed.clear()
+        positions: Any = {
+            key: min((follower.position for follower in followers), key=_order)
+            for key, followers in self._followers.items()
+        }
+        answer = await connection.xread(  # pyright: ignore[reportUnknownMemberType]
+            positions, count=_MAX_ENTRIES, block=round(BLOCK_SECONDS * 1000)
+        )
+        for key, entries in cast("_Answer", answer or ()):
+            for entry_id, fields in entries:
+                self._deliver(key, entry_id.decode(), fields[b"r"])
+
+    def _deliver(self, key: bytes, entry_id: str, data: bytes) -> None:
+        for follower in self._followers.get(key, ()):
+            if _order(follower.position) < _order(entry_id):
+                follower.position = entry_id
+                follower.entries.append(data)
+                follower.some.set()
+
+    async def _interrupt(self) -> None:
+        """Makes the reader ask anew, now. A read that has not begun to block yet is asked again shortly."""
+        self._changed.set()
+        while self._changed.is_set() and self._client_id is not None:
+            with suppress(RedisError):
+                await self._commands.client_unblock(self._client_id)  # pyright: ignore[reportUnknownMemberType]
+            if self._changed.is_set():
+                await asyncio.sleep(_UNBLOCK_SECONDS)
+
+    async def _last(self, key: bytes) -> str:
+        entries: Any = await self._commands.xrevrange(key, count=1)  # pyright: ignore[reportUnknownMemberType]
+        return entries[0][0].decode() if entries else _BEGINNING
+
+
+def _order(position: str) -> tuple[int, int]:
+    milliseconds, _, number = position.partition("-")
+    return int(milliseconds), int(number or 0)

@@ -1,0 +1,165 @@
+"""Protobuf to values and back; no protobuf type passes below this module."""
+
+import hashlib
+from datetime import timedelta
+
+from google.protobuf import duration_pb2
+from scristill.llm_gateway.v1 import llm_gateway_service_pb2 as pb
+from scristill.llm_gateway.v1 import model_call_pb2 as call_pb
+
+from services.llm_gateway.application.catalogue import Offer
+from services.llm_gateway.application.embed import Embedded
+from services.llm_gateway.domain.calls import (
+    ChatMessage,
+    Document,
+    FinishReason,
+    GenerateCall,
+    JsonSchema,
+    Operation,
+    Prompt,
+    Role,
+    Sampling,
+    Usage,
+)
+from services.llm_gateway.domain.errors import TextEmpty
+from services.llm_gateway.domain.frames import Delta, Done, Frame, Queued, Started, UsageReport
+from services.shared.grpc.errors import to_item_failure
+
+_ROLES = {call_pb.CHAT_ROLE_USER: Role.USER, call_pb.CHAT_ROLE_ASSISTANT: Role.ASSISTANT}
+_FINISH_REASONS = {
+    FinishReason.STOP: call_pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: call_pb.FINISH_REASON_LENGTH,
+    FinishReason.CONTENT_FILTER: call_pb.FINISH_REASON_CONTENT_FILTER,
+}
+_OPERATIONS = {
+    Operation.GENERATE: call_pb.MODEL_OPERATION_GENERATE,
+    Operation.EMBED: call_pb.MODEL_OPERATION_EMBED,
+}
+
+
+def generate_call(request: pb.GenerateRequest) -> GenerateCall:
+    sampling = request.sampling
+    output_format = request.output_format.json_schema
+    return GenerateCall(
+        request_id=request.request_id.lower(),
+        project_id=request.project_id,
+        model=request.model,
+        prompt=_prompt(request.prompt),
+        sampling=Sampling(
+            temperature=sampling.temperature,
+            max_output_tokens=sampling.max_output_tokens,
+            seed=sampling.seed,
+        )
+        if request.HasField("sampling")
+        else None,
+        output_format=JsonSchema(name=output_format.name, schema=output_format.schema)
+        if request.output_format.HasField("json_schema")
+        else None,
+        priority=request.priority,
+        fingerprint=_fingerprint(request),
+    )
+
+
+def _prompt(prompt: call_pb.Prompt) -> Prompt:
+    return Prompt(
+        system=prompt.system,
+        messages=tuple(ChatMessage(role=_ROLES[message.role], text=message.text) for message in prompt.messages),
+        documents=tuple(Document(document_id=each.document_id, text=each.text) for each in prompt.documents),
+    )
+
+
+def _fingerprint(request: pb.GenerateRequest) -> str:
+    """Of what is asked and who pays; not of priority, resumption and detachment, which a repetition may change."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (
+        request.project_id.encode(),
+        request.model.encode(),
+        request.prompt.SerializeToString(deterministic=True),
+        request.sampling.SerializeToString(deterministic=True),
+        request.output_format.SerializeToString(deterministic=True),
+    ):
+        digest.update(len(part).to_bytes(8))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def generate_response(frame: Frame) -> pb.GenerateResponse:
+    match frame:
+        case Delta():
+            return pb.GenerateResponse(delta=pb.GenerationDelta(seq=frame.seq, text=frame.text))
+        case Queued():
+            wait = frame.predicted_wait
+            return pb.GenerateResponse(
+                queued=pb.GenerationQueued(
+                    position=frame.position, predicted_wait=_duration(wait) if wait is not None else None
+                )
+            )
+        case Started():
+            return pb.GenerateResponse(
+                started=pb.GenerationStarted(
+                    provider=frame.provider, model=frame.model, attempt=frame.attempt, stored=frame.stored
+                )
+            )
+        case UsageReport():
+            return pb.GenerateResponse(usage=token_usage(frame.usage))
+        case Done():
+            return pb.GenerateResponse(
+                done=pb.GenerationDone(
+                    finish_reason=_FINISH_REASONS[frame.finish_reason],
+                    usage=token_usage(frame.usage),
+                    last_seq=frame.last_seq,
+                    repaired_output=frame.repaired_output,
+                    model=frame.model,
+                )
+            )
+
+
+def token_usage(usage: Usage) -> call_pb.TokenUsage:
+    return call_pb.TokenUsage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        provider_calls=usage.provider_calls,
+        estimated=usage.estimated,
+    )
+
+
+def embed_response(embedded: Embedded) -> pb.EmbedResponse:
+    response = pb.EmbedResponse(model=embedded.model, dimension=embedded.dimension, usage=token_usage(embedded.usage))
+    response.embeddings.extend(_embedding(vector) for vector in embedded.vectors)
+    return response
+
+
+def _embedding(vector: bytes | TextEmpty) -> pb.Embedding:
+    if isinstance(vector, TextEmpty):
+        return pb.Embedding(failure=to_item_failure(vector))
+    # Packed floats are the vector's own bytes: parsing them is many times faster than a list.
+    return pb.Embedding.FromString(b"\x0a" + _varint(len(vector)) + vector)
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:  # noqa: PLR2004 - seven bits per byte
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def model(offer: Offer) -> call_pb.Model:
+    info = offer.model
+    return call_pb.Model(
+        model=info.name,
+        provider=info.provider,
+        operations=[_OPERATIONS[info.operation]],
+        dimension=info.dimension,
+        context_tokens=info.context_tokens,
+        enforces_json_schema=info.enforces_json_schema,
+        is_default=offer.is_default,
+    )
+
+
+def _duration(delay: timedelta) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromTimedelta(delay)
+    return duration
