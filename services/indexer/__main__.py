@@ -1,0 +1,7 @@
+"""`python -m services.indexer`."""
+
+from services.indexer.bootstrap import DEFINITION
+from services.shared.command import run
+
+if __name__ == "__main__":
+    run(DEFINITION)

@@ -1,0 +1,153 @@
+"""Applies one batch of intents to every epoch that takes writes, and says truthfully what became of each.
+
+The order is: newest intent per fact, vectors, conditional write, read back, verdict. The
+first write has one guard for all of the batch, the lowest of its versions; that is exact
+for new facts and, as versions grow, for nearly all edits. What it held back is written
+again under guards of its own.
+Only the read after a completed write decides, so an intent that lost against another
+replica is told so, and one whose write is in doubt is never called applied.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.indexer.application.epochs import Epochs
+from services.indexer.application.ports import FactStore, PointWrite, SparseEncoder, WriteRefused
+from services.indexer.application.vectors import Vectorizer
+from services.indexer.domain.epochs import Epoch
+from services.indexer.domain.errors import CollectionMissing
+from services.indexer.domain.fact import FactId, Intent, PointState
+from services.indexer.domain.identity import embedding_id
+from services.indexer.domain.outcome import Ack, acknowledge, rejected, retry
+from services.indexer.domain.versions import Verdict, judge, overwrites, winners
+from services.shared.errors import InvalidRequest, ServiceError
+
+Key = tuple[FactId, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochResult:
+    points: Mapping[FactId, str]
+    """Ids of the points of the epoch."""
+    verdicts: Sequence[Verdict]
+    """By position in the batch."""
+    failures: Mapping[Key, ServiceError]
+    """Why an intent was not even written."""
+
+
+class ApplyIntents:
+    def __init__(self, *, epochs: Epochs, facts: FactStore, vectorizer: Vectorizer, sparse: SparseEncoder) -> None:
+        self._epochs = epochs
+        self._facts = facts
+        self._vectorizer = vectorizer
+        self._sparse = sparse
+
+    async def __call__(self, intents: Sequence[Intent]) -> list[Ack]:
+        """One acknowledgement per intent, in the same order. No failure of a store or a model is raised."""
+        results: dict[int, EpochResult] = {}
+        try:
+            catalogue = await self._epochs.view()
+            # An epoch that was created meanwhile takes these intents too, before anything is acknowledged.
+            while behind := [epoch for epoch in catalogue.writable if epoch.number not in results]:
+                results |= await self._to_epochs(behind, intents)
+                catalogue = await self._epochs.view()
+        except ServiceError as error:
+            return [retry(intent, error) for intent in intents]
+        written = {epoch.number: results[epoch.number] for epoch in catalogue.writable}
+        serving = catalogue.serving.number
+        return [_join(position, intent, written, serving=serving) for position, intent in enumerate(intents)]
+
+    async def _to_epochs(self, epochs: Sequence[Epoch], intents: Sequence[Intent]) -> dict[int, EpochResult]:
+        """Applies to all of the epochs at once, waits for all, and raises the first failure."""
+        async with asyncio.TaskGroup() as group:
+            tasks = {epoch.number: group.create_task(self._attempt(epoch, intents)) for epoch in epochs}
+        results: dict[int, EpochResult] = {}
+        for number, task in tasks.items():
+            result = task.result()
+            if isinstance(result, ServiceError):
+                raise result
+            results[number] = result
+        return results
+
+    async def _attempt(self, epoch: Epoch, intents: Sequence[Intent]) -> EpochResult | ServiceError:
+        try:
+            return await self.to_epoch(epoch, intents)
+        except ServiceError as error:
+            if isinstance(error, CollectionMissing):
+                self._epochs.forget()
+            return error
+
+    async def to_epoch(self, epoch: Epoch, intents: Sequence[Intent]) -> EpochResult:
+        """Applies the batch to one epoch. Raises when the store did, with the outcome unknown."""
+        newest = winners(intents)
+        points = {intent.fact_id: embedding_id(epoch.number, intent.fact_id) for intent in newest}
+        vectors = await self._vectorizer.dense(epoch, newest)
+        failures: dict[Key, ServiceError] = {}
+        writes: list[PointWrite] = []
+        for intent in newest:
+            vector = vectors.get(intent.fact_id, ())
+            if isinstance(vector, ServiceError):
+                failures[_key(intent)] = vector
+            else:
+                writes.append(self._point(intent, points[intent.fact_id], vector))
+        await self._write(epoch, [writes] if writes else [], failures)
+        states = await self._facts.states(epoch, points.values())
+        held_back = [write for write in writes if _held_back(write, states)]
+        if held_back:
+            await self._write(epoch, _by_version(held_back), failures)
+            states = {**states, **await self._facts.states(epoch, [write.embedding_id for write in held_back])}
+        verdicts = [judge(intent, states.get(points[intent.fact_id])) for intent in intents]
+        return EpochResult(points=points, verdicts=verdicts, failures=failures)
+
+    def _point(self, intent: Intent, point: str, vector: Sequence[float]) -> PointWrite:
+        if intent.content is None:
+            return PointWrite(intent=intent, embedding_id=point)
+        sparse = self._sparse.document(intent.content.statement)
+        return PointWrite(intent=intent, embedding_id=point, dense=vector, sparse=sparse)
+
+    async def _write(
+        self, epoch: Epoch, groups: Sequence[Sequence[PointWrite]], failures: dict[Key, ServiceError]
+    ) -> None:
+        """Writes; when the store calls the request invalid, halves it until the item at fault stands alone."""
+        if not groups:
+            return
+        try:
+            await self._facts.write(epoch, groups)
+        except WriteRefused:
+            parts = groups if len(groups) > 1 else groups[0]
+            if len(parts) == 1:
+                failures[_key(groups[0][0].intent)] = InvalidRequest.of("content", "refused by the vector store")
+                return
+            middle = len(parts) // 2
+            for half in (slice(middle), slice(middle, None)):
+                await self._write(epoch, groups[half] if len(groups) > 1 else [groups[0][half]], failures)
+
+
+def _held_back(write: PointWrite, states: Mapping[str, PointState]) -> bool:
+    """Whether the common guard of the batch was stricter than this write's own: an older version still stands."""
+    stored = states.get(write.embedding_id)
+    return stored is not None and overwrites(write.intent.version, stored)
+
+
+def _by_version(writes: Sequence[PointWrite]) -> list[list[PointWrite]]:
+    """Groups whose common guard is exactly that of each member."""
+    groups: dict[int, list[PointWrite]] = {}
+    for write in writes:
+        groups.setdefault(write.intent.version, []).append(write)
+    return list(groups.values())
+
+
+def _key(intent: Intent) -> Key:
+    return intent.fact_id, intent.version
+
+
+def _join(position: int, intent: Intent, by_epoch: Mapping[int, EpochResult], *, serving: int) -> Ack:
+    verdicts = {number: result.verdicts[position] for number, result in by_epoch.items()}
+    if Verdict.NOT_WRITTEN in verdicts.values():
+        failures = (result.failures.get(_key(intent)) for result in by_epoch.values())
+        failure = next((each for each in failures if each is not None), None)
+        if failure is not None:
+            # Without a delay the error says that sending the same thing again cannot help.
+            return rejected(intent, failure) if failure.retry_delay is None else retry(intent, failure)
+    return acknowledge(intent, verdicts, embedding_id=by_epoch[serving].points[intent.fact_id])

@@ -1,0 +1,238 @@
+"""A new embedding model: dual write, backfill, gate, promotion, roll back, drop."""
+
+import asyncio
+
+import grpc
+import grpc.aio
+import pytest
+from qdrant_client import AsyncQdrantClient, models
+from scristill.indexer.v1 import fact_pb2, search_service_pb2
+from scristill.indexer.v1 import indexer_service_pb2 as pb
+
+from services.indexer.domain.identity import embedding_id
+from tests.integration.indexer.builders import APPLIED, PROJECT, IndexerClient, delete, fact_id, new_id, upsert
+from tests.integration.indexer.conftest import RunningIndexer, StartIndexer
+from tests.support.waiting import eventually
+
+QUICK = {"epoch_view_seconds": 0.2, "backfill_interval_seconds": 0.1}
+
+
+@pytest.fixture
+async def client(start_indexer: StartIndexer):
+    async with start_indexer(**QUICK) as running:
+        yield running.client
+
+
+async def create(client: IndexerClient, model: str = "hash-2", request_id: str = "") -> fact_pb2.Epoch:
+    request = pb.CreateEpochRequest(request_id=request_id or new_id(), embedding_model=model)
+    return (await client.indexer.CreateEpoch(request, timeout=10)).epoch
+
+
+async def promote(client: IndexerClient, epoch: int) -> fact_pb2.Epoch:
+    return (await client.indexer.PromoteEpoch(pb.PromoteEpochRequest(epoch=epoch), timeout=10)).epoch
+
+
+async def promoted(client: IndexerClient, epoch: int) -> fact_pb2.Epoch:
+    """Waits for the gates to close."""
+
+    async def attempt() -> fact_pb2.Epoch | None:
+        try:
+            return await promote(client, epoch)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                raise
+            return None
+
+    return await eventually(attempt, within=20)
+
+
+async def searched(client: IndexerClient, query: str) -> tuple[int, set[str]]:
+    request = search_service_pb2.SearchRequest(project_id=PROJECT, query=query)
+    response = await client.searcher.Search(request, timeout=10)
+    return response.epoch, {hit.fact_id for hit in response.hits}
+
+
+async def live(client: IndexerClient, epoch: int) -> dict[str, int]:
+    return {point.fact_id: point.version for point in await client.points(epoch=epoch) if not point.tombstone}
+
+
+async def test_epoch_switch_loses_nothing(client: IndexerClient, qdrant: AsyncQdrantClient, prefix: str) -> None:
+    await client.apply([upsert(fact_id(number), 1, f"Old fact {number}.") for number in range(200)])
+    await client.apply([delete(fact_id(number), 2) for number in range(20)])
+    epoch = await create(client)
+    assert (epoch.epoch, epoch.state, epoch.embedding_model) == (2, fact_pb2.EPOCH_STATE_BUILDING, "hash-2")
+
+    acks = await client.apply([upsert(fact_id(500), 1, "New fact."), upsert(fact_id(199), 2, "Edited fact.")])
+    assert all(list(ack.epochs) == [1, 2] for ack in acks)
+    assert acks[0].embedding_id == embedding_id(1, acks[0].fact_id)
+    assert (await searched(client, "New fact"))[0] == 1
+
+    assert (await promoted(client, 2)).state == fact_pb2.EPOCH_STATE_SERVING
+
+    assert await live(client, 1) == await live(client, 2)
+    number, found = await searched(client, "New fact")
+    assert number == 2
+    assert fact_id(500) in found
+    aliases = (await qdrant.get_aliases()).aliases
+    assert {each.alias_name: each.collection_name for each in aliases}[prefix] == f"{prefix}_e2"
+
+
+async def test_deleted_fact_does_not_come_back_through_the_new_epoch(client: IndexerClient) -> None:
+    await client.apply_one(upsert(fact_id(1), 1))
+    await client.apply_one(delete(fact_id(1), 2))
+    await client.apply_one(upsert(fact_id(2), 1))
+    await create(client)
+
+    await client.apply_one(upsert(fact_id(1), 1))
+    await promoted(client, 2)
+
+    async def copied() -> bool:
+        points = {point.fact_id: point for point in await client.points(epoch=2)}
+        return points[fact_id(1)].tombstone and points[fact_id(1)].version == 2
+
+    await eventually(copied)
+    assert set(await live(client, 2)) == {fact_id(2)}
+
+
+async def test_promotion_is_refused_while_facts_are_missing(
+    start_indexer: StartIndexer, qdrant: AsyncQdrantClient, prefix: str
+) -> None:
+    async with start_indexer(epoch_view_seconds=0.1, backfill_interval_seconds=60.0) as running:
+        client = running.client
+        await client.apply([upsert(fact_id(number)) for number in range(10)])
+        await create(client)
+        await asyncio.sleep(0.3)
+
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await promote(client, 2)
+
+        assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert (await searched(client, "water"))[0] == 1
+    remaining = await qdrant.count(f"{prefix}_e2")
+    assert remaining.count == 0
+
+
+async def test_promotion_is_refused_when_one_version_differs(
+    client: IndexerClient, qdrant: AsyncQdrantClient, prefix: str
+) -> None:
+    await client.apply([upsert(fact_id(number), 3) for number in range(10)])
+    await create(client)
+
+    async def filled() -> bool:
+        return len(await live(client, 2)) == 10
+
+    await eventually(filled)
+    await qdrant.set_payload(f"{prefix}_e2", payload={"version": 9}, points=[embedding_id(2, fact_id(4))], wait=True)
+
+    await asyncio.sleep(0.5)
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await promote(client, 2)
+    assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_roll_back_needs_no_gate_and_keeps_later_writes(client: IndexerClient) -> None:
+    await client.apply_one(upsert(fact_id(1)))
+    await create(client)
+    await promoted(client, 2)
+    await client.apply_one(upsert(fact_id(2), 1, "Written after the switch."))
+
+    assert (await promote(client, 1)).epoch == 1
+
+    number, found = await searched(client, "Written after the switch")
+    assert number == 1
+    assert fact_id(2) in found
+
+
+async def test_create_is_idempotent_and_one_at_a_time(client: IndexerClient) -> None:
+    request_id = new_id()
+
+    first, again = await create(client, request_id=request_id), await create(client, request_id=request_id)
+
+    assert first == again
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await create(client)
+    assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_unknown_model_makes_no_epoch(client: IndexerClient) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await create(client, model="no-such-model")
+
+    assert failure.value.code() is not grpc.StatusCode.INTERNAL
+    assert len((await client.stats()).epochs) == 1
+
+
+async def test_dropped_epoch_is_gone_and_drop_can_be_repeated(
+    client: IndexerClient, qdrant: AsyncQdrantClient, prefix: str
+) -> None:
+    await client.apply_one(upsert(fact_id(1)))
+    await create(client)
+    await promoted(client, 2)
+
+    for _ in range(2):
+        await client.indexer.DropEpoch(pb.DropEpochRequest(epoch=1), timeout=10)
+
+    assert not await qdrant.collection_exists(f"{prefix}_e1")
+    assert [epoch.epoch for epoch in (await client.stats()).epochs] == [2]
+    ack = await client.apply_one(upsert(fact_id(3)))
+    assert (ack.outcome, list(ack.epochs)) == (APPLIED, [2])
+    assert ack.embedding_id == embedding_id(2, fact_id(3))
+
+
+async def test_epoch_that_is_searched_cannot_be_dropped(client: IndexerClient) -> None:
+    await client.apply_one(upsert(fact_id(1)))
+
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await client.indexer.DropEpoch(pb.DropEpochRequest(epoch=1), timeout=10)
+
+    assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_two_replicas_start_one_first_epoch(start_indexer: StartIndexer) -> None:
+    async with start_indexer() as one, start_indexer() as other:
+        acks = await asyncio.gather(
+            one.client.apply_one(upsert(fact_id(1))), other.client.apply_one(upsert(fact_id(2)))
+        )
+
+        assert {ack.outcome for ack in acks} == {APPLIED}
+        assert (await one.client.stats()).epochs == (await other.client.stats()).epochs
+        assert (await one.client.stats()).live_point_count == 2
+
+
+async def test_other_replica_writes_to_a_new_epoch_within_its_view(start_indexer: StartIndexer) -> None:
+    async with start_indexer(**QUICK) as one, start_indexer(**QUICK) as other:
+        await other.client.apply_one(upsert(fact_id(1)))
+        await create(one.client)
+
+        async def dual() -> bool:
+            ack = await other.client.apply_one(upsert(new_id()))
+            return list(ack.epochs) == [1, 2]
+
+        await eventually(dual)
+        await promoted(one.client, 2)
+
+        assert await live(one.client, 1) == await live(one.client, 2)
+
+
+async def test_known_vectors_never_enter_an_epoch_of_another_model(
+    indexer: RunningIndexer, qdrant: AsyncQdrantClient, prefix: str
+) -> None:
+    client = indexer.client
+    await client.apply_one(upsert(fact_id(1)))
+    await create(client)
+    vector = [1.0] + [0.0] * 31
+
+    ack = await client.apply_one(upsert(fact_id(2), 1, "Known vector.", vector=vector))
+
+    assert list(ack.epochs) == [1, 2]
+    stored = {}
+    for epoch in (1, 2):
+        (point,) = await qdrant.retrieve(
+            f"{prefix}_e{epoch}", [embedding_id(epoch, fact_id(2))], with_vectors=["dense"]
+        )
+        stored[epoch] = point.vector["dense"]
+    assert stored[1] == pytest.approx(vector)
+    assert stored[2] != pytest.approx(vector)
+    assert (
+        (await qdrant.get_collection(f"{prefix}_e2")).config.params.vectors["dense"].distance
+    ) == models.Distance.COSINE
