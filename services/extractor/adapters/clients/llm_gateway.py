@@ -1,0 +1,73 @@
+"""The model, asked through the gateway: one streamed call per chunk."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import grpc.aio
+import orjson
+from scristill.llm_gateway.v1 import llm_gateway_service_pb2 as pb
+from scristill.llm_gateway.v1 import model_call_pb2
+from scristill.llm_gateway.v1.llm_gateway_service_pb2_grpc import LlmGatewayServiceStub
+
+from services.extractor.application.ports import ModelAnswer, ModelRequest
+from services.shared.errors import Code, Reason, RemoteError
+from services.shared.grpc.errors import remote_errors
+
+PEER = "llm_gateway"
+
+_PRIORITY = 5
+
+
+class GatewayModel:
+    """Calls go on at the provider when this process dies, so that its successor finds the answer."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout: timedelta) -> None:
+        self._stub = LlmGatewayServiceStub(channel)
+        self._timeout = timeout.total_seconds()
+
+    async def ask(self, request: ModelRequest) -> ModelAnswer:
+        output: list[str] = []
+        with remote_errors(PEER):
+            async for frame in self._stub.Generate(_request(request), timeout=self._timeout):
+                match frame.WhichOneof("frame"):
+                    case "started":
+                        output.clear()
+                    case "delta":
+                        output.append(frame.delta.text)
+                    case "done":
+                        text = frame.done.repaired_output or "".join(output)
+                        return ModelAnswer(answer=_parse(text), model=frame.done.model)
+                    case _:
+                        pass
+        raise RemoteError(peer=PEER, code=Code.UNAVAILABLE, message="the stream ended without its last frame")
+
+
+def _request(request: ModelRequest) -> pb.GenerateRequest:
+    return pb.GenerateRequest(
+        request_id=str(request.call_id),
+        project_id=str(request.project_id),
+        model=request.model,
+        prompt=model_call_pb2.Prompt(
+            system=request.instructions,
+            documents=[model_call_pb2.Document(document_id="source", text=request.text)],
+        ),
+        output_format=model_call_pb2.OutputFormat(
+            json_schema=model_call_pb2.JsonSchemaFormat(name="extraction", schema=request.output_schema)
+        ),
+        priority=_PRIORITY,
+        detach=True,
+    )
+
+
+def _parse(output: str) -> dict[str, Any]:
+    try:
+        answer: Any = orjson.loads(output)
+    except json.JSONDecodeError as error:
+        raise RemoteError(
+            peer=PEER,
+            code=Code.FAILED_PRECONDITION,
+            reason=Reason.OUTPUT_INVALID,
+            message="the model's output is not JSON",
+        ) from error
+    return answer

@@ -1,0 +1,320 @@
+"""The outbox and its dead letters in PostgreSQL.
+
+Rows are leased with SKIP LOCKED by moving their due time on, so that several relays
+share one table and a row of a relay that died comes back by itself. Every answer of a
+peer is applied to the version that it is about, and to no other.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import RowMapping, text
+
+from services.extractor.adapters.postgres.values import decode_values
+from services.extractor.domain.outbox import (
+    Backlog,
+    DeadLetter,
+    FactContent,
+    FactIntent,
+    Intent,
+    Operation,
+    Postponed,
+    Rejection,
+    Topic,
+)
+from services.shared.database.unit_of_work import Transaction
+from services.shared.errors import Reason
+
+_LEASED = """
+leased AS (
+    UPDATE extractor.outbox o
+       SET lease_owner = :owner, lease_token = o.lease_token + 1, due_time = now() + CAST(:lease AS interval),
+           attempts = o.attempts + 1
+      FROM (
+        SELECT topic, key FROM extractor.outbox
+         WHERE topic = :topic AND due_time <= now() ORDER BY due_time LIMIT :limit FOR UPDATE SKIP LOCKED
+      ) due
+     WHERE o.topic = due.topic AND o.key = due.key
+    RETURNING o.*
+)
+"""
+
+_LEASE_JOBS = text(f"WITH {_LEASED} SELECT * FROM leased")
+
+# The content is that of the version leased, or none: a row may change between the snapshot and its lock.
+_LEASE_FACTS = text(f"""
+WITH {_LEASED}
+SELECT l.topic, l.key, l.operation, l.version, l.project_id, l.source_id, l.attempts, l.lease_token, l.traceparent,
+       e.extraction_id IS NOT NULL AS found, e.content_hash, e.statement, e.group_name, e.category, e.field_values,
+       e.quote, e.start_offset, e.end_offset, e.context_before, e.context_after, e.entities, e.confidence,
+       e.extract_time, v.title, s.uri, v.group_name AS source_group, s.visible_version
+  FROM leased l
+  LEFT JOIN extractor.extractions e ON e.extraction_id = l.key AND e.version = l.version
+  LEFT JOIN extractor.sources s ON s.source_id = e.source_id
+  LEFT JOIN extractor.source_versions v ON v.source_id = s.source_id AND v.version = s.visible_version
+""")
+
+_ANSWERED = """o.topic = :topic AND o.key = a.key AND o.version = a.version AND o.lease_token = a.lease_token"""
+
+_POSTPONE = text(f"""
+UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now() + a.delay
+  FROM unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS bigint[]),
+              CAST(:delays AS interval[])) AS a (key, version, lease_token, delay)
+ WHERE {_ANSWERED}
+""")
+
+# Where a newer intent has come in the meantime, the lease is given back for it.
+_FREE = text("""
+UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now()
+  FROM unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS bigint[]))
+       AS a (key, version, lease_token)
+ WHERE o.topic = :topic AND o.key = a.key AND o.version > a.version AND o.lease_token = a.lease_token
+""")
+
+_BURY = text("""
+WITH rejected AS MATERIALIZED (
+    SELECT * FROM unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:reasons AS smallint[]),
+                         CAST(:messages AS text[]), CAST(:contexts AS jsonb[]))
+                  AS r (key, version, reason, message, context)
+), dead AS (
+    DELETE FROM extractor.outbox o USING rejected r
+     WHERE o.topic = :topic AND o.key = r.key AND o.version = r.version
+    RETURNING o.*, r.reason, r.message, r.context
+)
+INSERT INTO extractor.dead_letters
+    (topic, key, operation, version, project_id, source_id, reason, message, attempts, context)
+SELECT topic, key, operation, version, project_id, source_id, reason, message, attempts, context FROM dead
+ON CONFLICT (topic, key) DO UPDATE
+   SET operation = EXCLUDED.operation, version = EXCLUDED.version, reason = EXCLUDED.reason,
+       message = EXCLUDED.message, attempts = EXCLUDED.attempts, context = EXCLUDED.context, fail_time = now()
+RETURNING key
+""")
+
+_COMPLETE_JOBS = text("""
+DELETE FROM extractor.outbox o
+ USING unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[])) AS a (key, version)
+ WHERE o.topic = :topic AND o.key = a.key AND o.version = a.version
+""")
+
+# The index holds a newer version than the fact has: the database was restored from an earlier time. New versions
+# must lie above all that were ever issued, and the time in microseconds does.
+_BEHIND = text("""
+SELECT EXISTS (
+    SELECT FROM extractor.outbox o
+      JOIN unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[])) AS a (key, version)
+        ON o.key = a.key AND o.version = a.version
+     WHERE o.topic = :topic
+)
+""")
+
+_ADVANCE = text("""
+SELECT setval('extractor.fact_versions', greatest(
+    nextval('extractor.fact_versions'), CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)))
+""")
+
+_REISSUE = text("""
+WITH stale AS MATERIALIZED (
+    SELECT o.key, nextval('extractor.fact_versions') AS version
+      FROM extractor.outbox o
+      JOIN unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[])) AS a (key, version)
+        ON o.key = a.key AND o.version = a.version
+     WHERE o.topic = :topic ORDER BY o.key FOR UPDATE OF o
+), facts AS (
+    UPDATE extractor.extractions e SET version = s.version, embedding_id = NULL, embedding_epoch = NULL
+      FROM stale s WHERE e.extraction_id = s.key
+)
+UPDATE extractor.outbox o SET version = s.version, lease_owner = NULL, due_time = now()
+  FROM stale s WHERE o.topic = :topic AND o.key = s.key
+RETURNING o.key
+""")
+
+_BACKLOG = text("""
+SELECT topic, count(*) AS depth, min(create_time) AS oldest_time FROM extractor.outbox GROUP BY topic
+""")
+
+_DEAD_LETTERS = text("""
+SELECT topic, key, operation, version, project_id, source_id, reason, message, attempts, context, fail_time
+  FROM extractor.dead_letters
+ WHERE (CAST(:project_id AS uuid) IS NULL OR project_id = CAST(:project_id AS uuid))
+   AND (CAST(:after_time AS timestamptz) IS NULL
+        OR (fail_time, key) < (CAST(:after_time AS timestamptz), CAST(:after_key AS uuid)))
+ ORDER BY fail_time DESC, key DESC LIMIT :limit
+""")
+
+_REPLAY = text("""
+WITH asked AS MATERIALIZED (
+    SELECT DISTINCT key FROM unnest(CAST(:keys AS uuid[])) AS a (key)
+), dead AS (
+    DELETE FROM extractor.dead_letters d USING asked a WHERE d.key = a.key RETURNING d.*
+), revived AS (
+    INSERT INTO extractor.outbox (topic, key, operation, version, project_id, source_id, traceparent)
+    SELECT d.topic, d.key, CASE WHEN d.topic = 'fact' AND e.extraction_id IS NULL THEN 2 ELSE 1 END,
+           CASE WHEN d.topic = 'job' THEN d.version ELSE coalesce(e.version, nextval('extractor.fact_versions')) END,
+           d.project_id, d.source_id, :traceparent
+      FROM dead d LEFT JOIN extractor.extractions e ON d.topic = 'fact' AND e.extraction_id = d.key
+    ON CONFLICT (topic, key) DO NOTHING
+)
+SELECT key FROM dead UNION SELECT o.key FROM extractor.outbox o JOIN asked a USING (key)
+""")
+
+
+class PostgresOutbox:
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    async def lease_jobs(self, *, owner: str, limit: int, lease: timedelta) -> list[Intent]:
+        rows = await self._lease(_LEASE_JOBS, Topic.JOB, owner=owner, limit=limit, lease=lease)
+        return [_intent(row) for row in rows]
+
+    async def lease_facts(self, *, owner: str, limit: int, lease: timedelta) -> tuple[list[FactIntent], list[Intent]]:
+        """Intents that are due, oldest first, with the facts as they are now.
+
+        The second list holds intents that were replaced at this very moment: give them back.
+        """
+        ready: list[FactIntent] = []
+        replaced: list[Intent] = []
+        for row in await self._lease(_LEASE_FACTS, Topic.FACT, owner=owner, limit=limit, lease=lease):
+            intent = _intent(row)
+            if intent.operation is Operation.DELETE:
+                ready.append(FactIntent(intent=intent, content_hash=bytes(32)))
+            elif row["found"]:
+                ready.append(FactIntent(intent=intent, content_hash=row["content_hash"], content=_content(row)))
+            else:
+                replaced.append(intent)
+        return ready, replaced
+
+    async def postpone(self, topic: Topic, postponed: Sequence[Postponed]) -> None:
+        """Gives leases back until the delay is over; where a newer intent has come, for that one at once."""
+        parameters = {
+            "topic": topic.value,
+            "keys": [each.key for each in postponed],
+            "versions": [each.version for each in postponed],
+            "lease_tokens": [each.lease_token for each in postponed],
+        }
+        await self._transaction.execute(_POSTPONE, {**parameters, "delays": [each.delay for each in postponed]})
+        await self._transaction.execute(_FREE, parameters)
+
+    async def bury(self, topic: Topic, rejections: Sequence[Rejection]) -> list[UUID]:
+        """Makes dead letters of intents that can never be applied, unless a newer one has come. Returns those."""
+        parameters = {
+            "topic": topic.value,
+            "keys": [each.key for each in rejections],
+            "versions": [each.version for each in rejections],
+            "reasons": [int(each.reason) for each in rejections],
+            "messages": [each.message for each in rejections],
+            "contexts": [orjson.dumps(each.context).decode() for each in rejections],
+        }
+        return list((await self._transaction.execute(_BURY, parameters)).scalars())
+
+    async def complete_jobs(self, intents: Sequence[Intent]) -> None:
+        """Takes intents out that the scheduler has obeyed; where a newer one has come, frees it."""
+        parameters = {
+            "topic": Topic.JOB.value,
+            "keys": [intent.key for intent in intents],
+            "versions": [intent.version for intent in intents],
+        }
+        await self._transaction.execute(_COMPLETE_JOBS, parameters)
+        await self._transaction.execute(
+            _FREE, {**parameters, "lease_tokens": [intent.lease_token for intent in intents]}
+        )
+
+    async def reissue(self, intents: Sequence[Intent]) -> list[UUID]:
+        """Answers an index that is ahead: the facts get versions above everything ever issued and are sent again.
+
+        Where a newer intent has come in the meantime, that one is freed and nothing else is done. Returns the facts
+        that have a new version.
+        """
+        parameters = {
+            "topic": Topic.FACT.value,
+            "keys": [intent.key for intent in intents],
+            "versions": [intent.version for intent in intents],
+        }
+        await self._transaction.execute(
+            _FREE, {**parameters, "lease_tokens": [intent.lease_token for intent in intents]}
+        )
+        if not (await self._transaction.execute(_BEHIND, parameters)).scalar_one():
+            return []
+        await self._transaction.execute(_ADVANCE)
+        return list((await self._transaction.execute(_REISSUE, parameters)).scalars())
+
+    async def backlog(self) -> list[Backlog]:
+        result = await self._transaction.execute(_BACKLOG)
+        return [
+            Backlog(topic=Topic(row["topic"]), depth=row["depth"], oldest_time=row["oldest_time"])
+            for row in result.mappings()
+        ]
+
+    async def dead_letters(
+        self, *, project_id: UUID | None, after: tuple[datetime, UUID] | None, limit: int
+    ) -> list[DeadLetter]:
+        """Newest first."""
+        time, key = after or (None, None)
+        result = await self._transaction.execute(
+            _DEAD_LETTERS, {"project_id": project_id, "after_time": time, "after_key": key, "limit": limit}
+        )
+        return [_dead_letter(row) for row in result.mappings()]
+
+    async def replay(self, keys: Sequence[UUID], *, traceparent: str) -> set[UUID]:
+        """Puts dead letters back, as the facts are now. Returns the keys that now wait in the outbox."""
+        result = await self._transaction.execute(_REPLAY, {"keys": list(keys), "traceparent": traceparent})
+        return set(result.scalars())
+
+    async def _lease(
+        self, statement: Any, topic: Topic, *, owner: str, limit: int, lease: timedelta
+    ) -> Sequence[RowMapping]:
+        parameters = {"topic": topic.value, "owner": owner, "limit": limit, "lease": lease}
+        return (await self._transaction.execute(statement, parameters)).mappings().all()
+
+
+def _intent(row: RowMapping) -> Intent:
+    return Intent(
+        topic=Topic(row["topic"]),
+        key=row["key"],
+        operation=Operation(row["operation"]),
+        version=row["version"],
+        project_id=row["project_id"],
+        source_id=row["source_id"],
+        attempts=row["attempts"],
+        lease_token=row["lease_token"],
+        traceparent=row["traceparent"],
+    )
+
+
+def _content(row: RowMapping) -> FactContent:
+    return FactContent(
+        statement=row["statement"],
+        group=row["group_name"],
+        category=row["category"],
+        values=decode_values(row["field_values"]),
+        quote=row["quote"],
+        start=row["start_offset"],
+        end=row["end_offset"],
+        context_before=row["context_before"],
+        context_after=row["context_after"],
+        entities=tuple(row["entities"]),
+        confidence=row["confidence"],
+        source_title=row["title"],
+        source_uri=row["uri"],
+        source_group=row["source_group"],
+        source_version=row["visible_version"],
+        extract_time=row["extract_time"],
+    )
+
+
+def _dead_letter(row: RowMapping) -> DeadLetter:
+    return DeadLetter(
+        topic=Topic(row["topic"]),
+        key=row["key"],
+        operation=Operation(row["operation"]),
+        version=row["version"],
+        project_id=row["project_id"],
+        source_id=row["source_id"],
+        reason=Reason(row["reason"]),
+        message=row["message"],
+        attempts=row["attempts"],
+        context=orjson.dumps(row["context"]).decode(),
+        fail_time=row["fail_time"],
+    )

@@ -1,0 +1,194 @@
+"""From the outbox to the index: intents out, acknowledgements in, both at once on one stream.
+
+The relay leases batches and sends them without waiting for the batches before, up to the
+number of intents that the indexer accepts in flight. Every acknowledgement is applied to
+the version that it names. When the stream breaks, the outcome of what is under way is
+not known: its leases are given back and it is sent again, which changes nothing where it
+had arrived.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from services.extractor.application.ports import Indexer, IndexSession, UnitOfWork
+from services.extractor.application.settle import SettleFacts
+from services.extractor.domain.outbox import Acknowledgement, FactIntent, Intent, Postponed, Topic
+from services.shared.errors import RemoteError, Unavailable
+from services.shared.lifecycle import wait_for_event
+from services.shared.retry import Backoff
+from services.shared.telemetry.metrics import Metrics
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_RECONNECT = Backoff(initial=timedelta(milliseconds=200), maximum=timedelta(seconds=5))
+_FINISH_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """`owner` names this process in the leases."""
+
+    owner: str
+    batch_size: int = 500
+    max_in_flight: int = 4000
+    lease: timedelta = timedelta(minutes=1)
+    poll: timedelta = timedelta(seconds=1)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Flight:
+    """What was sent on one stream and is not acknowledged."""
+
+    limit: int
+    sent: dict[UUID, FactIntent] = field(default_factory=dict[UUID, FactIntent])
+    closing: bool = False
+
+    @property
+    def room(self) -> int:
+        return self.limit - len(self.sent)
+
+    def answered(self, acknowledgements: Sequence[Acknowledgement]) -> list[Acknowledgement]:
+        """Those that are about what is in flight; the others answer what was given up before."""
+        return [
+            each
+            for each in acknowledgements
+            if (sent := self.sent.get(each.fact_id)) is not None and sent.intent.version == each.version
+        ]
+
+    def add(self, leased: Sequence[FactIntent]) -> list[FactIntent]:
+        """Notes what is to be sent. What is in flight already, leased again because it took long, is left out."""
+        fresh = [each for each in leased if not self._has(each.intent)]
+        self.sent |= {each.intent.key: each for each in leased}
+        return fresh
+
+    def _has(self, intent: Intent) -> bool:
+        known = self.sent.get(intent.key)
+        return known is not None and known.intent.version == intent.version
+
+
+class FactRelay:
+    """`run` is a background loop; `wake` makes it look at the outbox at once."""
+
+    def __init__(
+        self,
+        *,
+        unit_of_work: UnitOfWork,
+        indexer: Indexer,
+        settle: SettleFacts,
+        settings: RelaySettings,
+        rng: random.Random,
+        metrics: Metrics,
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._indexer = indexer
+        self._settle = settle
+        self._settings = settings
+        self._rng = rng
+        self._awake = asyncio.Event()
+        self._in_flight = metrics.gauge(
+            "scristill_extractor_relay_in_flight", "Intents sent to the indexer and not acknowledged."
+        )
+        self._outcomes = metrics.counter(
+            "scristill_extractor_acknowledgements_total", "Answers of the indexer to intents.", labels=("outcome",)
+        )
+
+    def wake(self) -> None:
+        self._awake.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        failures = 0
+        while not stop.is_set():
+            try:
+                async with self._indexer.session() as session:
+                    failures = 0
+                    await self._relay(session, stop)
+            except* (RemoteError, Unavailable) as errors:
+                failures += 1
+                logger.warning("relay_interrupted", topic=Topic.FACT.value, error=str(errors.exceptions[0]))
+            if failures:
+                await wait_for_event(stop, _RECONNECT.delay(failures, rng=self._rng).total_seconds())
+
+    async def _relay(self, session: IndexSession, stop: asyncio.Event) -> None:
+        flight = _Flight(limit=min(self._settings.max_in_flight, session.max_in_flight))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reader = tasks.create_task(self._read(session, flight), name="relay-read")
+                watcher = tasks.create_task(self._close_when(stop, flight), name="relay-stop")
+                await self._send(session, flight)
+                await session.finish()
+                # Long enough for what is in flight when all is well; what is not acknowledged is sent again.
+                await asyncio.wait({reader}, timeout=_FINISH_SECONDS)
+                reader.cancel()
+                watcher.cancel()
+        finally:
+            await self._give_back(flight)
+
+    async def _send(self, session: IndexSession, flight: _Flight) -> None:
+        """Keeps the stream filled until the process stops or the server wants no more."""
+        while not flight.closing:
+            self._awake.clear()
+            leased = await self._lease(flight) if flight.room > 0 else []
+            if leased:
+                await session.send(leased)
+            else:
+                await wait_for_event(self._awake, self._settings.poll.total_seconds())
+
+    async def _lease(self, flight: _Flight) -> list[FactIntent]:
+        async with self._unit_of_work() as repositories:
+            ready, replaced = await repositories.outbox.lease_facts(
+                owner=self._settings.owner,
+                limit=min(self._settings.batch_size, flight.room),
+                lease=self._settings.lease,
+            )
+            if replaced:
+                await repositories.outbox.postpone(Topic.FACT, [_returned(intent) for intent in replaced])
+        fresh = flight.add(ready)
+        self._in_flight.set(len(flight.sent))
+        return fresh
+
+    async def _read(self, session: IndexSession, flight: _Flight) -> None:
+        async for acknowledgements in session.acknowledgements():
+            if not acknowledgements:
+                flight.closing = True
+            full = flight.room <= 0
+            overtaken = await self._acknowledge(acknowledgements, flight)
+            if full or overtaken or flight.closing:
+                self._awake.set()
+        flight.closing = True
+        self._awake.set()
+
+    async def _acknowledge(self, acknowledgements: Sequence[Acknowledgement], flight: _Flight) -> bool:
+        answered = flight.answered(acknowledgements)
+        overtaken = bool(answered) and await self._settle(answered, flight.sent)
+        for each in answered:
+            self._outcomes.labels(each.outcome.name.lower()).inc()
+            flight.sent.pop(each.fact_id, None)
+        self._in_flight.set(len(flight.sent))
+        return overtaken
+
+    async def _close_when(self, stop: asyncio.Event, flight: _Flight) -> None:
+        await stop.wait()
+        flight.closing = True
+        self._awake.set()
+
+    async def _give_back(self, flight: _Flight) -> None:
+        """What is in flight on a stream that has ended may be leased again at once."""
+        if not flight.sent:
+            return
+        returned = [_returned(each.intent) for each in flight.sent.values()]
+        self._in_flight.set(0)
+        try:
+            async with self._unit_of_work() as repositories:
+                await repositories.outbox.postpone(Topic.FACT, returned)
+        except Unavailable as error:
+            logger.warning("leases_left_to_expire", intent_count=len(returned), error=error.message)
+
+
+def _returned(intent: Intent) -> Postponed:
+    return Postponed(key=intent.key, version=intent.version, lease_token=intent.lease_token, delay=timedelta())

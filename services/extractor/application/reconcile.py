@@ -1,0 +1,182 @@
+"""Proves that PostgreSQL and the index agree, and makes them agree where they do not.
+
+One run at a time over all replicas goes through the buckets in slices. Digests of both
+sides are compared; where they differ, facts and points are compared by id. A difference
+counts only if the fact was the same, with no intent under way, both before and after its
+point was read: what is merely in flight is never repaired. Repairs go through the
+outbox like everything else. What a run finds is written down as it goes, so that callers
+on any replica can follow it and another replica can finish it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from services.extractor.application.ports import IndexAudit, UnitOfWork, Wake
+from services.extractor.domain.outbox import Topic
+from services.extractor.domain.reconciliation import (
+    BUCKET_COUNT,
+    EMPTY,
+    Bucket,
+    Drift,
+    PointState,
+    Run,
+    RunRequest,
+    RunState,
+    compare,
+    counted,
+    settled,
+    unchanged,
+)
+from services.shared.errors import RemoteError, ServiceError
+from services.shared.telemetry.tracing import current_traceparent
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_LEASE = timedelta(minutes=2)
+_SLICE = 256
+_GROUP = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finding:
+    """What the comparison by id of some buckets has shown."""
+
+    facts: Bucket
+    points: Bucket
+    drifts: Sequence[Drift]
+
+
+class OwnerChanged(Exception):  # noqa: N818 - named for what happened
+    """Another replica goes on with the run."""
+
+
+class Reconciler:
+    """`begin` opens or finds a run, `go_on` works on one that this process owns."""
+
+    def __init__(
+        self, *, unit_of_work: UnitOfWork, index: IndexAudit, wake: Wake, new_id: Callable[[], UUID], owner: str
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._index = index
+        self._wake = wake
+        self._new_id = new_id
+        self._owner = owner
+
+    async def begin(self, request: RunRequest) -> tuple[Run, bool]:
+        """The run under way, and whether it is a new one, which the caller must then work on."""
+        while True:
+            async with self._unit_of_work() as repositories:
+                run, opened = await repositories.reconciliations.open(
+                    self._new_id(), request, owner=self._owner, lease=_LEASE
+                )
+            if run is not None:
+                return run, opened
+
+    async def take_over(self) -> Run | None:
+        """A run whose owner has vanished; the caller must work on it."""
+        async with self._unit_of_work() as repositories:
+            return await repositories.reconciliations.take_over(owner=self._owner, lease=_LEASE)
+
+    async def go_on(self, run: Run) -> Run:
+        """Works to the end. A failure of a peer ends the run as FAILED, and is raised."""
+        try:
+            while run.next_bucket < BUCKET_COUNT:
+                run = await self._slice(run)
+            run = replace(run, state=RunState.DONE)
+            await self._write(run)
+        except (RemoteError, ServiceError):
+            await self._write(replace(run, state=RunState.FAILED))
+            raise
+        logger.info(
+            "reconciled",
+            epoch=run.epoch,
+            fact_count=run.facts.count,
+            point_count=run.points.count,
+            drift_counts=dict(run.drift_counts),
+            agree=run.facts == run.points,
+        )
+        return run
+
+    async def _slice(self, run: Run) -> Run:
+        """The next buckets: by digest first, then by id where the digests differ."""
+        first, last = run.next_bucket, min(run.next_bucket + _SLICE, BUCKET_COUNT) - 1
+        epoch, points = await self._index.digests(epoch=run.epoch, first=first, last=last, pace=run.pace)
+        async with self._unit_of_work() as repositories:
+            facts = await repositories.reconciliations.digests(epoch=epoch, first=first, last=last)
+        differing = [each for each in range(first, last + 1) if facts.get(each, EMPTY) != points.get(each, EMPTY)]
+        alike = [each for each in range(first, last + 1) if each not in set(differing)]
+        run = replace(
+            run,
+            epoch=epoch,
+            differing=run.differing + len(differing),
+            facts=_sum(run.facts, facts, alike),
+            points=_sum(run.points, points, alike),
+        )
+        for start in range(0, len(differing), _GROUP):
+            run = await self._descend(run, differing[start : start + _GROUP])
+        run = replace(run, next_bucket=last + 1)
+        await self._write(run)
+        return run
+
+    async def _descend(self, run: Run, buckets: Sequence[int]) -> Run:
+        finding = await self._compare(run.epoch, buckets)
+        repaired: set[UUID] = set()
+        if finding.drifts:
+            async with self._unit_of_work() as repositories:
+                if not run.dry_run:
+                    repaired = await repositories.reconciliations.repair(
+                        finding.drifts, traceparent=current_traceparent()
+                    )
+                await repositories.reconciliations.record(run.run_id, finding.drifts, repaired=repaired)
+            self._wake(Topic.FACT)
+            logger.warning("drift_found", count=len(finding.drifts), repaired=len(repaired))
+        return replace(
+            run,
+            facts=run.facts.plus(finding.facts),
+            points=run.points.plus(finding.points),
+            drift_counts=counted(run.drift_counts, finding.drifts),
+            repaired=run.repaired + len(repaired),
+        )
+
+    async def _compare(self, epoch: int, buckets: Sequence[int]) -> _Finding:
+        """Facts, then points, then facts again: only what has not moved in between is judged."""
+        async with self._unit_of_work() as repositories:
+            facts = await repositories.reconciliations.facts_in(buckets)
+        points = await self._points(epoch, buckets)
+        ids = list(facts.keys() | points.keys())
+        async with self._unit_of_work() as repositories:
+            later = await repositories.reconciliations.facts_in(buckets)
+            pending = await repositories.reconciliations.pending([*ids, *(later.keys() - facts.keys())])
+        moving = pending | {fact_id for fact_id, fact in facts.items() if fact.pending}
+        moving |= {
+            fact_id
+            for fact_id in facts.keys() | later.keys()
+            if fact_id not in facts or fact_id not in later or facts[fact_id].version != later[fact_id].version
+        }
+        drifts = unchanged(compare(facts, points, pending=moving, epoch=epoch), later, moving)
+        left, right = settled(facts, points, pending=moving, epoch=epoch)
+        return _Finding(facts=left, points=right, drifts=drifts)
+
+    async def _points(self, epoch: int, buckets: Sequence[int]) -> dict[UUID, PointState]:
+        points: dict[UUID, PointState] = {}
+        async for batch in self._index.points(epoch=epoch, buckets=buckets):
+            points |= {point.fact_id: point for point in batch}
+        return points
+
+    async def _write(self, run: Run) -> None:
+        async with self._unit_of_work() as repositories:
+            if not await repositories.reconciliations.advance(run, owner=self._owner, lease=_LEASE):
+                raise OwnerChanged
+
+
+def _sum(known: Bucket, buckets: Mapping[int, Bucket], which: Sequence[int]) -> Bucket:
+    for bucket in which:
+        known = known.plus(buckets.get(bucket, EMPTY))
+    return known
+
+

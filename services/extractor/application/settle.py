@@ -1,0 +1,113 @@
+"""Applies what the indexer says became of facts: one transaction per batch of acknowledgements."""
+
+import random
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from services.extractor.application.ports import UnitOfWork
+from services.extractor.domain.outbox import (
+    Acknowledgement,
+    FactIntent,
+    IndexedFact,
+    Operation,
+    Outcome,
+    Postponed,
+    Rejection,
+    Topic,
+)
+from services.shared.errors import Reason
+from services.shared.retry import Backoff, RetryPolicy
+
+logger = structlog.stdlib.get_logger(__name__)
+
+_RETRY = Backoff(initial=timedelta(milliseconds=500), maximum=timedelta(minutes=1))
+
+# What a version that the index knows with another content is rejected for.
+_COLLISION = Reason.RESOURCE_EXISTS
+
+
+class SettleFacts:
+    def __init__(self, *, unit_of_work: UnitOfWork, rng: random.Random) -> None:
+        self._unit_of_work = unit_of_work
+        self._rng = rng
+        self._patience = RetryPolicy(attempts=5, rng=rng)
+
+    async def __call__(self, acknowledgements: Sequence[Acknowledgement], sent: Mapping[UUID, FactIntent]) -> bool:
+        """Returns whether a newer intent of some fact may go now. `sent` holds the intent of each acknowledgement.
+
+        Applying the same acknowledgements again changes nothing.
+        """
+        return await self._patience.run(lambda: self._settle(acknowledgements, sent))
+
+    async def _settle(self, acknowledgements: Sequence[Acknowledgement], sent: Mapping[UUID, FactIntent]) -> bool:
+        by_outcome: dict[Outcome, list[Acknowledgement]] = {outcome: [] for outcome in Outcome}
+        for each in acknowledgements:
+            by_outcome[_judged(each)].append(each)
+        applied = [_indexed(each, sent[each.fact_id]) for each in by_outcome[Outcome.APPLIED]]
+        postponed = [self._postponed(each, sent[each.fact_id]) for each in by_outcome[Outcome.RETRY]]
+        rejected = [_rejection(each, sent[each.fact_id]) for each in by_outcome[Outcome.REJECTED]]
+        ahead = [sent[each.fact_id].intent for each in by_outcome[Outcome.SUPERSEDED]]
+        async with self._unit_of_work() as repositories:
+            recorded = await repositories.facts.update_embedding_ids_batch(applied)
+            if postponed:
+                await repositories.outbox.postpone(Topic.FACT, postponed)
+            if rejected:
+                await repositories.outbox.bury(Topic.FACT, rejected)
+            reissued = await repositories.outbox.reissue(ahead) if ahead else []
+        for each in rejected:
+            logger.warning("intent_rejected", fact_id=str(each.key), reason=each.reason.name, message=each.message)
+        if reissued:
+            logger.warning("index_was_ahead", fact_count=len(reissued))
+        return len(recorded) < len(applied) or bool(ahead)
+
+    def _postponed(self, acknowledgement: Acknowledgement, sent: FactIntent) -> Postponed:
+        asked = acknowledgement.failure.retry_delay if acknowledgement.failure else None
+        delay = _RETRY.delay(sent.intent.attempts, rng=self._rng)
+        return Postponed(
+            key=sent.intent.key,
+            version=sent.intent.version,
+            lease_token=sent.intent.lease_token,
+            delay=max(delay, asked or timedelta()),
+        )
+
+
+def _judged(acknowledgement: Acknowledgement) -> Outcome:
+    """A collision means the same as an index that is ahead: the version was issued before."""
+    failure = acknowledgement.failure
+    if acknowledgement.outcome is Outcome.REJECTED and failure is not None and failure.reason is _COLLISION:
+        return Outcome.SUPERSEDED
+    return acknowledgement.outcome
+
+
+def _indexed(acknowledgement: Acknowledgement, sent: FactIntent) -> IndexedFact:
+    live = sent.intent.operation is Operation.UPSERT
+    return IndexedFact(
+        fact_id=acknowledgement.fact_id,
+        version=acknowledgement.version,
+        embedding_id=acknowledgement.embedding_id if live else None,
+        epoch=acknowledgement.epoch if live else None,
+        lease_token=sent.intent.lease_token,
+    )
+
+
+def _rejection(acknowledgement: Acknowledgement, sent: FactIntent) -> Rejection:
+    failure = acknowledgement.failure
+    content = sent.content
+    return Rejection(
+        key=sent.intent.key,
+        version=sent.intent.version,
+        reason=failure.reason if failure else Reason.UNSPECIFIED,
+        message=failure.message if failure else "the indexer gave no reason",
+        context={
+            "operation": sent.intent.operation.name,
+            "version": sent.intent.version,
+            "attempts": sent.intent.attempts,
+            "traceparent": sent.intent.traceparent,
+            "content_hash": sent.content_hash.hex(),
+            "metadata": failure.metadata if failure else {},
+            "content": content,
+        },
+    )

@@ -1,0 +1,29 @@
+"""Ids that follow from what they stand for, so that doing the same thing twice finds the same rows."""
+
+from uuid import UUID
+
+from services.shared import ids
+
+_SOURCE = ids.namespace("source")
+_FACT = ids.namespace("fact")
+_ENTITY = ids.namespace("entity")
+_MODEL_CALL = ids.namespace("model-call")
+
+
+def source_id(project_id: UUID, uri: str) -> UUID:
+    return ids.derived(_SOURCE, project_id, uri)
+
+
+def fact_id(source: UUID, group: str, item_key: str) -> UUID:
+    """The same fact keeps its id over all versions of its source."""
+    return ids.derived(_FACT, source, group, item_key)
+
+
+def entity_id(project_id: UUID, entity_type: str, name: str) -> UUID:
+    """Names that differ only in case and spacing are one entity."""
+    return ids.derived(_ENTITY, project_id, entity_type, " ".join(name.casefold().split()))
+
+
+def model_call_id(source: UUID, content_hash: bytes, fingerprint: str) -> UUID:
+    """Names the one paid call for a chunk: whoever asks again gets the first answer."""
+    return ids.derived(_MODEL_CALL, source, content_hash.hex(), fingerprint)

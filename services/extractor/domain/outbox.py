@@ -1,0 +1,151 @@
+"""Intents that leave the extractor through its outbox, and what peers answer to them.
+
+There are two topics: facts go to the indexer, jobs to the scheduler. Of each fact or job
+at most one intent waits or is under way; a newer one takes its place.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import IntEnum, StrEnum
+from typing import Any
+from uuid import UUID
+
+from services.extractor.domain.grounding import GroundedValue
+from services.shared.errors import Reason, RemoteError
+
+
+class Topic(StrEnum):
+    FACT = "fact"
+    JOB = "job"
+
+
+class Operation(IntEnum):
+    """Numbers of `scristill.indexer.v1.IntentOperation`; they are stored. DELETE of a job asks to cancel it."""
+
+    UPSERT = 1
+    DELETE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A leased row. `version` names what it states; an answer to another version changes nothing."""
+
+    topic: Topic
+    key: UUID
+    operation: Operation
+    version: int
+    project_id: UUID
+    source_id: UUID
+    attempts: int
+    lease_token: int
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactContent:
+    """What the index shall hold of a fact."""
+
+    statement: str
+    group: str
+    category: str
+    values: tuple[GroundedValue, ...]
+    quote: str
+    start: int
+    end: int
+    context_before: str
+    context_after: str
+    entities: tuple[str, ...]
+    confidence: float
+    source_title: str
+    source_uri: str
+    source_group: str
+    source_version: int
+    extract_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactIntent:
+    """An intent of topic FACT as it is sent. `content` is set for an UPSERT."""
+
+    intent: Intent
+    content_hash: bytes
+    content: FactContent | None = field(default=None, repr=False)
+
+
+class Outcome(IntEnum):
+    """Numbers of `scristill.indexer.v1.IntentOutcome`."""
+
+    APPLIED = 1
+    SUPERSEDED = 2
+    REJECTED = 3
+    RETRY = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledgement:
+    """What the indexer says became of one version of a fact. `failure` is set for REJECTED and RETRY."""
+
+    fact_id: UUID
+    version: int
+    outcome: Outcome
+    embedding_id: UUID | None
+    epoch: int | None
+    failure: RemoteError | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedFact:
+    """The index holds this version of the fact, durably."""
+
+    fact_id: UUID
+    version: int
+    embedding_id: UUID | None
+    """None for a tombstone."""
+    epoch: int | None
+    lease_token: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postponed:
+    """Not applied, or not known: to be sent again, at the earliest after the delay."""
+
+    key: UUID
+    version: int
+    lease_token: int
+    delay: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """Can never be applied. `context` is the intent as it was sent."""
+
+    key: UUID
+    version: int
+    reason: Reason
+    message: str
+    context: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits in the outbox under one topic."""
+
+    topic: Topic
+    depth: int
+    oldest_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    topic: Topic
+    key: UUID
+    operation: Operation
+    version: int
+    project_id: UUID
+    source_id: UUID
+    reason: Reason
+    message: str
+    attempts: int
+    context: str
+    fail_time: datetime

@@ -1,0 +1,70 @@
+"""The handler of jobs of type `extract`."""
+
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from services.extractor.application.extract import ExtractSource
+from services.extractor.application.report import Report
+from services.extractor.domain.errors import StaleHolder
+from services.extractor.domain.source import SourceState, VersionRef
+from services.shared.errors import Unavailable
+from services.shared.retry import Backoff
+from services.shared.worker import Done, Fail, Job, LeaseIsLost, Retry, Snooze
+
+_OUTAGE = Backoff(initial=timedelta(seconds=2), maximum=timedelta(seconds=30))
+_GONE_DELAY = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobProgress:
+    """Passes what the use case reports on to the lease."""
+
+    job: Job
+
+    def report(self, *, completed: int, total: int, message: str) -> None:
+        self.job.report(completed=completed, total=total, message=message)
+
+
+class ExtractJobs:
+    def __init__(self, extract: ExtractSource, *, rng: random.Random) -> None:
+        self._extract = extract
+        self._rng = rng
+
+    async def __call__(self, job: Job) -> Done:
+        ref = VersionRef(
+            source_id=UUID(job.payload["source_id"]),
+            version=job.payload["version"],
+            job_id=UUID(job.job_id),
+            fence=job.lease.fencing_token,
+        )
+        try:
+            report = await self._extract(ref, JobProgress(job=job))
+        except StaleHolder as error:
+            raise LeaseIsLost from error
+        except Unavailable as error:
+            # The database is away: no fault of the job, and no attempt spent.
+            raise Snooze(_OUTAGE.ceiling(1) + _OUTAGE.delay(4, rng=self._rng)) from error
+        return _conclude(report)
+
+
+def _conclude(report: Report) -> Done:
+    ending = report.ending
+    if report.gone:
+        # The deletion has asked for the job's cancellation; given back, it ends as CANCELLED.
+        raise Snooze(_GONE_DELAY)
+    if ending is None:
+        raise Retry(f"{report.unfinished_count} of {report.chunk_count} chunks got no answer from the model")
+    if ending.state in (SourceState.FAILED, SourceState.PARTIAL):
+        # What succeeded is visible. The job fails so that a person can have the rest tried again.
+        raise Fail(ending.message, reason=ending.reason)
+    return Done(
+        result={
+            "state": ending.state.name,
+            "chunk_count": report.chunk_count,
+            "fact_count": report.fact_count,
+            "reason": ending.reason.name if ending.reason else "",
+            "message": ending.message,
+        }
+    )

@@ -1,0 +1,257 @@
+"""The extractor's peers as small real gRPC servers that keep their contract, with knobs for faults."""
+
+# ruff: noqa: N802 - methods are named by gRPC
+
+import asyncio
+import json
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+from scristill.errors.v1 import error_reason_pb2, item_failure_pb2
+from scristill.indexer.v1 import fact_pb2, indexer_service_pb2_grpc
+from scristill.indexer.v1 import indexer_service_pb2 as index_pb
+from scristill.llm_gateway.v1 import llm_gateway_service_pb2 as model_pb
+from scristill.llm_gateway.v1 import llm_gateway_service_pb2_grpc
+from scristill.scheduler.v1 import job_pb2, scheduler_service_pb2_grpc
+from scristill.scheduler.v1 import scheduler_service_pb2 as job_pb
+
+from services.shared import ids
+from services.shared.errors import PreconditionFailed, Reason, ServiceError, Unavailable
+from services.shared.grpc import errors
+
+SENTENCE = re.compile(r"[A-Z][^.!?]*[.!?]")
+
+
+def facts_of(text: str) -> dict[str, Any]:
+    """One fact and one entity per sentence: what a model would answer by the default template."""
+    facts, entities = [], []
+    for sentence in SENTENCE.findall(text):
+        words = sentence.rstrip(".!?").split()
+        if len(words) < 3:
+            continue
+        facts.append(
+            {
+                "subject": words[0],
+                "predicate": words[1],
+                "object": " ".join(words[2:]),
+                "statement": sentence,
+                "category": "other",
+                "quote": sentence,
+            }
+        )
+        entities.append({"name": words[0], "type": "person", "quote": words[0]})
+    return {"facts": facts, "entities": entities}
+
+
+async def abort(context: grpc.aio.ServicerContext, error: ServiceError) -> None:
+    status = errors.to_status(error)
+    await context.abort(
+        errors.status_code(error.code), status.message, ((errors.DETAILS_KEY, status.SerializeToString()),)
+    )
+
+
+class OutputInvalid(PreconditionFailed):
+    reason = Reason.OUTPUT_INVALID
+
+
+@dataclass(slots=True, kw_only=True)
+class ScriptedGateway(llm_gateway_service_pb2_grpc.LlmGatewayServiceServicer):
+    """Pays once per `request_id` and stores the answer. `failures` are raised by the next calls, one each."""
+
+    answer: Callable[[str], Any] = facts_of
+    failures: list[ServiceError] = field(default_factory=list)
+    refuse: Callable[[str], bool] = lambda _text: False
+    paid: Counter[str] = field(default_factory=Counter)
+    texts: list[str] = field(default_factory=list)
+    calls: int = 0
+    stored: dict[str, str] = field(default_factory=dict)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    requests: list[model_pb.GenerateRequest] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def Generate(
+        self, request: model_pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[model_pb.GenerateResponse]:
+        self.calls += 1
+        self.requests.append(request)
+        self.arrived.set()
+        if self.failures:
+            await abort(context, self.failures.pop(0))
+        text = request.prompt.documents[0].text
+        if self.refuse(text):
+            await abort(context, OutputInvalid("the output does not match"))
+        await self.gate.wait()
+        if request.request_id not in self.stored:
+            self.paid[request.request_id] += 1
+            self.texts.append(text)
+            self.stored[request.request_id] = json.dumps(self.answer(text))
+        output = self.stored[request.request_id]
+        yield model_pb.GenerateResponse(started=model_pb.GenerationStarted(provider="scripted", attempt=1))
+        yield model_pb.GenerateResponse(delta=model_pb.GenerationDelta(seq=1, text=output))
+        yield model_pb.GenerateResponse(done=model_pb.GenerationDone(last_seq=1, model="scripted-1"))
+
+
+@dataclass(slots=True, kw_only=True)
+class Point:
+    version: int
+    content_hash: bytes
+    tombstone: bool
+    project_id: str = ""
+    content: fact_pb2.FactContent | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
+    """Applies intents by the version guard, as Qdrant would.
+
+    `break_after_apply` breaks that many streams after a batch is applied and before it is acknowledged; `retry`
+    answers RETRY that often; `reject` names statements that are never taken; `twice` acknowledges everything twice;
+    with `hold` acknowledgements wait for the gate.
+    """
+
+    points: dict[str, Point] = field(default_factory=dict)
+    received: list[fact_pb2.FactIntent] = field(default_factory=list)
+    break_after_apply: int = 0
+    retry: int = 0
+    reject: set[str] = field(default_factory=set)
+    twice: bool = False
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    max_in_flight: int = 2000
+    streams: int = 0
+    drain_next: bool = False
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    @property
+    def live(self) -> dict[str, Point]:
+        return {fact_id: point for fact_id, point in self.points.items() if not point.tombstone}
+
+    async def IndexFacts(
+        self, requests: AsyncIterator[index_pb.IndexFactsRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[index_pb.IndexFactsResponse]:
+        self.streams += 1
+        count = 0
+        async for request in requests:
+            if request.WhichOneof("frame") == "open":
+                yield index_pb.IndexFactsResponse(opened=index_pb.IndexStreamOpened(max_in_flight=self.max_in_flight))
+                continue
+            acks = [self._apply(intent) for intent in request.batch.intents]
+            if self.break_after_apply:
+                self.break_after_apply -= 1
+                await abort(context, Unavailable.of("qdrant"))
+            await self.gate.wait()
+            for _ in range(2 if self.twice else 1):
+                yield index_pb.IndexFactsResponse(acks=index_pb.IntentAcks(acks=acks))
+            count += len(acks)
+            if self.drain_next:
+                self.drain_next = False
+                yield index_pb.IndexFactsResponse(draining=index_pb.IndexStreamDraining())
+        yield index_pb.IndexFactsResponse(done=index_pb.IndexStreamDone(acknowledged_count=count))
+
+    def _apply(self, intent: fact_pb2.FactIntent) -> fact_pb2.IntentAck:
+        copy = fact_pb2.FactIntent()
+        copy.CopyFrom(intent)
+        self.received.append(copy)
+        ack = fact_pb2.IntentAck(fact_id=intent.fact_id, version=intent.version)
+        if self.retry:
+            self.retry -= 1
+            ack.outcome = fact_pb2.INTENT_OUTCOME_RETRY
+            ack.failure.CopyFrom(item_failure_pb2.ItemFailure(code=14, message="try again"))
+            return ack
+        if intent.content.statement in self.reject:
+            ack.outcome = fact_pb2.INTENT_OUTCOME_REJECTED
+            ack.failure.CopyFrom(
+                item_failure_pb2.ItemFailure(
+                    code=3, reason=error_reason_pb2.ERROR_REASON_TEXT_EMPTY, message="nothing to embed"
+                )
+            )
+            return ack
+        known = self.points.get(intent.fact_id)
+        if known is None or known.version < intent.version:
+            self.points[intent.fact_id] = Point(
+                version=intent.version,
+                content_hash=intent.content_hash,
+                tombstone=intent.operation == fact_pb2.INTENT_OPERATION_DELETE,
+                project_id=intent.project_id,
+                content=copy.content,
+            )
+        elif known.version > intent.version:
+            ack.outcome = fact_pb2.INTENT_OUTCOME_SUPERSEDED
+            return ack
+        ack.outcome = fact_pb2.INTENT_OUTCOME_APPLIED
+        ack.epochs.append(1)
+        if intent.operation == fact_pb2.INTENT_OPERATION_UPSERT:
+            ack.embedding_id = str(ids.derived(ids.namespace("embedding"), 1, intent.fact_id))
+        return ack
+
+
+@dataclass(slots=True, kw_only=True)
+class ScriptedScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
+    """Keeps what it is asked to create and to cancel. `down` calls fail."""
+
+    created: dict[str, Any] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
+    down: int = 0
+    refuse: set[str] = field(default_factory=set)
+    jobs: dict[str, job_pb2.Job] = field(default_factory=dict)
+    traces: list[str] = field(default_factory=list)
+
+    async def CreateJobs(
+        self, request: job_pb.CreateJobsRequest, context: grpc.aio.ServicerContext
+    ) -> job_pb.CreateJobsResponse:
+        if self.down:
+            self.down -= 1
+            await abort(context, Unavailable.of("postgresql"))
+        self.traces += [value for key, value in context.invocation_metadata() if key == "traceparent"]
+        response = job_pb.CreateJobsResponse()
+        for spec in request.jobs:
+            result = response.results.add(job_id=spec.job_id, created=spec.job_id not in self.created)
+            if spec.job_id in self.refuse:
+                result.failure.code = 3
+                result.failure.reason = error_reason_pb2.ERROR_REASON_REQUEST_ID_REUSED
+                continue
+            self.created.setdefault(spec.job_id, spec)
+        return response
+
+    async def CancelJob(
+        self, request: job_pb.CancelJobRequest, context: grpc.aio.ServicerContext
+    ) -> job_pb.CancelJobResponse:
+        del context
+        self.cancelled.append(request.job_id)
+        return job_pb.CancelJobResponse()
+
+    async def ListJobs(
+        self, request: job_pb.ListJobsRequest, context: grpc.aio.ServicerContext
+    ) -> job_pb.ListJobsResponse:
+        del context
+        wanted = [self.jobs[job_id] for job_id in request.filter.job_ids if job_id in self.jobs]
+        return job_pb.ListJobsResponse(jobs=wanted)
+
+
+@asynccontextmanager
+async def serving(*peers: Any) -> AsyncIterator[str]:
+    """`host:port` of one server for all of them."""
+    server = grpc.aio.server()
+    for peer in peers:
+        if isinstance(peer, ScriptedGateway):
+            llm_gateway_service_pb2_grpc.add_LlmGatewayServiceServicer_to_server(peer, server)
+        elif isinstance(peer, ScriptedIndexer):
+            indexer_service_pb2_grpc.add_IndexerServiceServicer_to_server(peer, server)
+        else:
+            scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server(peer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)

@@ -1,0 +1,109 @@
+"""From the outbox to the scheduler."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+from services.extractor.application.job_relay import JobRelay
+from services.extractor.domain.outbox import Topic
+from services.shared.telemetry import tracing
+from tests.integration.extractor.conftest import Desk
+from tests.integration.extractor.peers import ScriptedScheduler
+from tests.support.waiting import eventually
+
+
+async def _jobs(desk: Desk) -> list[Any]:
+    return list(await desk.execute("SELECT * FROM extractor.outbox WHERE topic = 'job'"))
+
+
+async def test_a_job_is_created_for_each_new_version(
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+) -> None:
+    project = await desk.project()
+    source = await desk.ingest(project, "Ada wrote programs.")
+
+    job_relay.wake()
+
+    await eventually(lambda: str(source.job_id) in scheduler.created)
+    spec = scheduler.created[str(source.job_id)]
+    assert (spec.type, spec.project_id) == ("extract", str(project.project_id))
+    assert spec.payload == f'{{"source_id":"{source.source_id}","version":1}}'
+    await eventually(lambda: _empty(desk))
+
+
+async def test_a_scheduler_that_is_away_gets_the_job_later(
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+) -> None:
+    scheduler.down = 10
+    project = await desk.project()
+    source = await desk.ingest(project, "Ada wrote programs.")
+
+    await eventually(lambda: str(source.job_id) in scheduler.created, within=20)
+    await eventually(lambda: _empty(desk))
+
+
+async def test_a_refused_job_becomes_a_dead_letter(
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+) -> None:
+    project = await desk.project()
+    async with desk.unit_of_work():
+        source = await desk.ingest(project, "Ada wrote programs.")
+        scheduler.refuse = {str(source.job_id)}
+
+    async def dead() -> list[UUID]:
+        return [row.key for row in await desk.execute("SELECT key FROM extractor.dead_letters WHERE topic = 'job'")]
+
+    if str(source.job_id) not in scheduler.created:
+        assert await eventually(dead) == [source.job_id]
+
+
+async def test_a_deleted_source_cancels_a_job_that_is_open(
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+) -> None:
+    project = await desk.project()
+    source = await desk.ingest(project, "Ada wrote programs.")
+    await eventually(lambda: str(source.job_id) in scheduler.created)
+
+    await desk.commands.delete(source.source_id)
+
+    await eventually(lambda: scheduler.cancelled == [str(source.job_id)])
+    await eventually(lambda: _empty(desk))
+
+
+async def test_a_deleted_source_leaves_a_finished_job_alone(
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+) -> None:
+    project = await desk.project()
+    source = await desk.distilled(project, "Ada wrote programs.")
+    await eventually(lambda: _empty(desk))
+
+    await desk.commands.delete(source.source_id)
+
+    assert await _jobs(desk) == []
+
+
+async def test_the_job_carries_the_trace_of_the_call_that_asked_for_it(
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+) -> None:
+    project = await desk.project()
+    with tracing.span("client"):
+        trace_id = tracing.current_trace_id()
+        source = await desk.ingest(project, "Ada wrote programs.")
+
+    await eventually(lambda: str(source.job_id) in scheduler.created)
+    if trace_id:
+        assert scheduler.traces[0].split("-")[1] == trace_id
+
+
+async def test_storing_sources_wakes_the_relay(desk: Desk) -> None:
+    project = await desk.project()
+
+    await desk.ingest(project, "Ada wrote programs.")
+    await desk.ingest(project, "Ada wrote programs.")
+
+    assert desk.woken == [Topic.JOB]
+
+
+async def _empty(desk: Desk) -> bool:
+    await asyncio.sleep(0)
+    return not await _jobs(desk)
