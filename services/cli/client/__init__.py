@@ -1,0 +1,1 @@
+"""Calls to the services. Failures come out as `RemoteError`."""

@@ -1,0 +1,28 @@
+"""The command against the contract in memory."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.command import ROOT, Scristill
+from tests.integration.cli.contract import Contract
+
+
+@pytest.fixture
+async def contract() -> AsyncIterator[Contract]:
+    """With jobs that run at once."""
+    contract = Contract()
+    contract.working.set()
+    await contract.start()
+    yield contract
+    await contract.close()
+
+
+@pytest.fixture
+def scristill(contract: Contract, tmp_path: Path) -> Scristill:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SCRISTILL_", "OTEL_"))}
+    paths = f"{ROOT}:{ROOT / 'protos/gen/python'}"
+    own = {"SCRISTILL_HOME": str(tmp_path / "home"), "PYTHONPATH": paths}
+    return Scristill(environ={**kept, **own, **contract.environment()})
