@@ -1,0 +1,118 @@
+"""Loads on a scheduler: the pieces that the benchmark puts together.
+
+A job counts when its completion is durable, that is when `CompleteJobs` has answered.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc.aio
+from scristill.scheduler.v1 import job_pb2
+from scristill.scheduler.v1 import scheduler_service_pb2 as jobs_pb
+from scristill.scheduler.v1 import worker_service_pb2 as work_pb
+from scristill.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
+from scristill.scheduler.v1.worker_service_pb2_grpc import WorkerServiceStub
+
+PAYLOAD = '{"source_id":"0190a6f2-5d5e-7a36-8f64-2f6b9c1a7e11","chunk":17}'
+
+
+@dataclass(slots=True, kw_only=True)
+class Client:
+    jobs: SchedulerServiceStub
+    work: WorkerServiceStub
+
+
+@asynccontextmanager
+async def connect(address: str) -> AsyncGenerator[Client]:
+    options = [("grpc.max_receive_message_length", 32 << 20), ("grpc.max_send_message_length", 32 << 20)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        yield Client(jobs=SchedulerServiceStub(channel), work=WorkerServiceStub(channel))
+
+
+async def enqueue(
+    client: Client, count: int, *, job_type: str, batch: int = 5000, concurrency: int = 2, project_id: str = "bench"
+) -> float:
+    """Creates jobs in bulk. Returns jobs per second."""
+    left = iter(range(0, count, batch))
+
+    async def produce() -> None:
+        for start in left:
+            specs = [
+                job_pb2.JobSpec(type=job_type, project_id=project_id, priority=5, payload=PAYLOAD)
+                for _ in range(min(batch, count - start))
+            ]
+            await client.jobs.CreateJobs(jobs_pb.CreateJobsRequest(jobs=specs))
+
+    started = time.perf_counter()
+    await asyncio.gather(*(produce() for _ in range(concurrency)))
+    return count / (time.perf_counter() - started)
+
+
+@dataclass(slots=True, kw_only=True)
+class Drain:
+    """Leases and completes jobs as fast as they come, `batch` to a message."""
+
+    client: Client
+    job_type: str
+    worker_id: str
+    max_in_flight: int
+    frame: int
+    batch: int
+    completed: int = 0
+    lease_gaps: list[float] = field(default_factory=list)
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _pending: set[asyncio.Task] = field(default_factory=set)
+    _failure: BaseException | None = None
+
+    async def until(self, count: int) -> float:
+        """Returns jobs per second, from the first frame to the last durable completion."""
+        call = self.client.work.LeaseJobs(
+            work_pb.LeaseJobsRequest(
+                worker_id=self.worker_id,
+                types=[self.job_type],
+                max_in_flight=self.max_in_flight,
+                max_batch_size=self.frame,
+            )
+        )
+        await call.read()
+        started = time.perf_counter()
+        reader = asyncio.create_task(self._read(call, count))
+        reader.add_done_callback(self._finished)
+        await self._ended.wait()
+        elapsed = time.perf_counter() - started
+        reader.cancel()
+        call.cancel()
+        if self._failure is not None:
+            raise self._failure
+        return count / elapsed
+
+    async def _read(self, call, count: int) -> None:
+        last = time.perf_counter()
+        while frame := await call.read():
+            now = time.perf_counter()
+            self.lease_gaps.append(now - last)
+            last = now
+            jobs = frame.leases.jobs
+            for start in range(0, len(jobs), self.batch):
+                task = asyncio.create_task(self._complete(jobs[start : start + self.batch], count))
+                self._pending.add(task)
+                task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task) -> None:
+        self._pending.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            self._ended.set()
+
+    async def _complete(self, jobs, count: int) -> None:
+        response = await self.client.work.CompleteJobs(
+            work_pb.CompleteJobsRequest(
+                worker_id=self.worker_id, completions=[work_pb.JobCompletion(lease=job.lease) for job in jobs]
+            )
+        )
+        self.completed += sum(outcome.state == job_pb2.JOB_STATE_SUCCEEDED for outcome in response.outcomes)
+        if self.completed >= count:
+            self._ended.set()

@@ -1,0 +1,71 @@
+"""Any service may die at any moment of an ingest; nothing is lost, nothing is done twice."""
+
+import os
+import signal
+import sysconfig
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Scristill
+from tests.e2e.invariants import Peers, check_at_rest
+from tests.support.local_stack import LocalStack
+from tests.support.waiting import eventually
+
+FILES = 300
+MAX_FILE_BYTES = 6_000
+MAX_MEMORY_BYTES = 400 * 1024**2
+SERVICES = ("llm_gateway", "scheduler", "indexer", "extractor")
+
+
+def _real_files() -> Iterator[Path]:
+    """Text that stands on any machine: the standard library's sources."""
+    library = Path(sysconfig.get_path("stdlib"))
+    files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
+    return islice((path for path in files if 0 < path.stat().st_size <= MAX_FILE_BYTES), FILES)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    for index, path in enumerate(_real_files()):
+        (tmp_path / f"{index:03}-{path.stem}.txt").write_bytes(path.read_bytes())
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "binary.bin").write_bytes(bytes(range(256)) * 8)
+    return tmp_path
+
+
+@pytest.mark.timeout(600)
+async def test_an_ingest_survives_the_death_of_every_service(
+    stack: LocalStack, scristill: Scristill, peers: Peers, library: Path
+) -> None:
+    (created,) = await scristill("project", "create", "crashes")
+    project_id = created["project_id"]
+    await scristill("ingest", library, "--project", "crashes")
+
+    for share, name in enumerate(SERVICES, start=1):
+        await _until_extracted(peers, project_id, share * FILES // 6)
+        before = stack.of(name)
+        assert before.pid
+        os.kill(before.pid, signal.SIGKILL)
+        await eventually(lambda name=name, old=before.pid: stack.status.ready and stack.of(name).pid != old, within=60)
+
+    await scristill("ingest", library, "--project", "crashes", "--follow")
+    rest = await check_at_rest(peers, project_id)
+    assert rest.sources == {"SOURCE_STATE_EXTRACTED": FILES, "SOURCE_STATE_SKIPPED": 2}
+    skipped = {Path(s.uri).name: s.message async for s in peers.list_sources(project_id) if s.reason}
+    assert set(skipped) == {"empty.txt", "binary.bin"}
+    assert {p.name: p.rss_bytes for p in stack.status.processes if p.name in SERVICES and over(p.rss_bytes)} == {}
+
+
+def over(rss_bytes: int | None) -> bool:
+    return (rss_bytes or 0) > MAX_MEMORY_BYTES
+
+
+async def _until_extracted(peers: Peers, project_id: str, count: int) -> None:
+    async def enough() -> bool:
+        states = [source.state async for source in peers.list_sources(project_id)]
+        return sum(state not in (1, 2) for state in states) >= count
+
+    await eventually(enough, within=180)
