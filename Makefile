@@ -41,6 +41,16 @@ help: ## Show this list
 
 setup: .venv/.all ## Create .venv with everything, development tools included
 
+# -- local stack ---------------------------------------------------------------
+demo: .venv/.runtime ## From nothing to searchable facts: set up, start, ingest, search, verify
+	@$(PY) -m deploy.demo.run
+
+up: .venv/.runtime ## Start the local stack
+	@$(PY) -m services.cli up
+
+down: .venv/.runtime ## Stop the local stack; data stays in .scristill/
+	@$(PY) -m services.cli down
+
 # -- contract ------------------------------------------------------------------
 # $(1): where the generated code goes, relative to protos/
 define generate
@@ -90,4 +100,4 @@ architecture: .venv/.all ## Import-linter: layers and independence of the servic
 test: lint types architecture protos-check ## Everything that CI runs: checks, unit, contract, integration, e2e
 	@$(PY) -m pytest
 
-.PHONY: help setup protos protos-check requirements lint types architecture test
+.PHONY: help setup demo up down protos protos-check requirements lint types architecture test

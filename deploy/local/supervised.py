@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import cast
+from typing import Self
 
 import psutil
 
@@ -24,6 +24,38 @@ SETTLED_SECONDS = 60.0
 LAST_WORDS_SECONDS = 1.0
 """For output that is still in the pipe when its writer is gone."""
 CHUNK_BYTES = 65_536
+
+
+class Words:
+    """What a process writes, through a pipe of our own.
+
+    With a pipe of asyncio's, `wait` would go on until the last heir of the pipe is gone, and a process that died
+    would pass for alive as long as a child of it lives.
+    """
+
+    def __init__(self) -> None:
+        self._source, self.end = os.pipe()
+        self.stream = asyncio.StreamReader()
+        self._transport: asyncio.ReadTransport | None = None
+
+    async def listen(self) -> None:
+        """Call when the process has its end."""
+        os.close(self.end)
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(self.stream), os.fdopen(self._source, "rb")
+        )
+
+    def abandon(self) -> None:
+        os.close(self.end)
+        os.close(self._source)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
 
 class Supervised:
@@ -116,13 +148,11 @@ class Supervised:
         began = time.monotonic()
         try:
             launch = await asyncio.to_thread(self.process.launch)
-            child = await self._spawn(launch)
+            child, words = await self._spawn(launch)
         except (OSError, StackError) as error:
             return str(error)
-        async with asyncio.TaskGroup() as group:
-            reading = group.create_task(
-                self._read(cast("asyncio.StreamReader", child.stdout)), name=f"{self.process.name}: output"
-            )
+        async with words, asyncio.TaskGroup() as group:
+            reading = group.create_task(self._read(words.stream), name=f"{self.process.name}: output")
             probing = group.create_task(self._probe(child, began), name=f"{self.process.name}: readiness")
             code = await child.wait()
             probing.cancel()
@@ -131,20 +161,26 @@ class Supervised:
             reading.cancel()
         return code
 
-    async def _spawn(self, launch: Launch) -> asyncio.subprocess.Process:
-        self._child = await asyncio.create_subprocess_exec(
-            *self._guard.wrap(launch.command, stop_signal=self.process.stop_signal, options=launch.options),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=self.process.environment,
-            cwd=CHECKOUT,
-            pass_fds=(self._guard.fd,),
-        )
+    async def _spawn(self, launch: Launch) -> tuple[asyncio.subprocess.Process, "Words"]:
+        words = Words()
+        try:
+            self._child = await asyncio.create_subprocess_exec(
+                *self._guard.wrap(launch.command, stop_signal=self.process.stop_signal, options=launch.options),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=words.end,
+                stderr=asyncio.subprocess.STDOUT,
+                env=self.process.environment,
+                cwd=CHECKOUT,
+                pass_fds=(self._guard.fd,),
+            )
+        except OSError:
+            words.abandon()
+            raise
+        await words.listen()
         with suppress(psutil.NoSuchProcess):
             self._created = psutil.Process(self._child.pid).create_time()
         self._on_change()
-        return self._child
+        return self._child, words
 
     async def _probe(self, child: asyncio.subprocess.Process, began: float) -> None:
         if self.process.probe is None:

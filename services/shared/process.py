@@ -20,6 +20,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import structlog
+from prometheus_client import ProcessCollector
 
 from services.shared.grpc.errors import peer_outage
 from services.shared.grpc.info import ServerInfo
@@ -107,14 +108,13 @@ async def _serve(
         metrics=Metrics(),
         instance=instance_name(definition.name),
     )
+    _describe_process(runtime)
     provider = tracing.configure(service=runtime.name, version=runtime.version, instance=runtime.instance)
     stack.push_async_callback(asyncio.to_thread, provider.shutdown)
     with signals.starting():
         service = await stack.enter_async_context(definition.bootstrap(settings, runtime))
     server = build_server(settings, runtime, service)
     loops = LoopSupervisor([Loop(name="loop-lag", run=LoopLagReporter(runtime.metrics).run), *service.loops])
-    port = await server.start()
-    loops.start()
     metrics_port = await stack.enter_async_context(
         exposition.serve(
             runtime.metrics,
@@ -123,6 +123,8 @@ async def _serve(
             serving=lambda: not signals.stop.is_set(),
         )
     )
+    port = await server.start()
+    loops.start()
     logger.info(
         "serving",
         host=settings.host,
@@ -135,6 +137,14 @@ async def _serve(
     logger.info("stopping", reason="loop crashed" if loops.crashed.is_set() else "signal")
     await shut_down(settings, runtime, server, loops, hard=signals.hard)
     return int(loops.crashed.is_set())
+
+
+def _describe_process(runtime: Runtime) -> None:
+    ProcessCollector(registry=runtime.metrics.registry)
+    build = runtime.metrics.gauge(
+        "scristill_build_info", "1, labelled with what runs here.", labels=("service", "version"), mode="livemax"
+    )
+    build.labels(runtime.name, runtime.version).set(1)
 
 
 def build_server(settings: ServiceSettings, runtime: Runtime, service: Service) -> GrpcServer:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.process import State
 from tests.e2e.conftest import Scristill
 from tests.e2e.invariants import Peers, check_at_rest
 from tests.support.local_stack import LocalStack
@@ -46,10 +47,10 @@ async def test_an_ingest_survives_the_death_of_every_service(
 
     for share, name in enumerate(SERVICES, start=1):
         await _until_extracted(peers, project_id, share * FILES // 6)
-        before = stack.of(name)
-        assert before.pid
-        os.kill(before.pid, signal.SIGKILL)
-        await eventually(lambda name=name, old=before.pid: stack.status.ready and stack.of(name).pid != old, within=60)
+        killed = stack.of(name).pid
+        assert killed
+        os.kill(killed, signal.SIGKILL)
+        await _until_restarted(stack, name, killed)
 
     await scristill("ingest", library, "--project", "crashes", "--follow")
     rest = await check_at_rest(peers, project_id)
@@ -61,6 +62,16 @@ async def test_an_ingest_survives_the_death_of_every_service(
 
 def over(rss_bytes: int | None) -> bool:
     return (rss_bytes or 0) > MAX_MEMORY_BYTES
+
+
+async def _until_restarted(stack: LocalStack, name: str, killed: int) -> None:
+    def restarted() -> bool:
+        process = stack.of(name)
+        assert process.pid not in (None, killed), f"{process}"
+        assert process.state == State.READY, f"{process}"
+        return True
+
+    await eventually(restarted, within=60)
 
 
 async def _until_extracted(peers: Peers, project_id: str, count: int) -> None:

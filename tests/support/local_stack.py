@@ -19,7 +19,7 @@ from deploy.local.process import ProcessStatus
 from deploy.local.state import StackStatus
 from tests.support.waiting import eventually
 
-READY_WITHIN = 40.0
+READY_WITHIN = 120.0
 STOP_WITHIN = 40.0
 
 

@@ -62,6 +62,12 @@ def family(layout: Layout) -> list[Process]:
     return [toy(layout, "family", program)]
 
 
+def heir(layout: Layout) -> list[Process]:
+    """A service with a child in a group of its own that holds the service's output open."""
+    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(20)'], start_new_session=True)"
+    return [toy(layout, "heir", f"import subprocess, sys; {child}; {SLEEP}")]
+
+
 def listener(layout: Layout) -> list[Process]:
     traces = [process for process in table.engines(layout) if process.name == "traces"]
     return [*traces, toy(layout, "sleeper", SLEEP)]

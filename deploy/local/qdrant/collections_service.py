@@ -46,12 +46,10 @@ class CollectionsService(qdrant.CollectionsServicer):
     async def Update(self, request: qdrant.UpdateCollection, _context: Any) -> qdrant.CollectionOperationResponse:
         translate_schema.refuse(request, "vectors_config", "quantization_config", "strict_mode_config")
         translate_schema.refuse(request, "sparse_vectors_config")
-        config = qdrant.CreateCollection()
-        config.CopyFrom(self._registry.config(request.collection_name))
-        config.hnsw_config.MergeFrom(request.hnsw_config)
-        config.optimizers_config.MergeFrom(request.optimizers_config)
-        config.MergeFrom(qdrant.CreateCollection(metadata=request.metadata))
-        await self._registry.reconfigure(request.collection_name, config)
+        settings = qdrant.CreateCollection(
+            hnsw_config=request.hnsw_config, optimizers_config=request.optimizers_config, metadata=request.metadata
+        )
+        await self._registry.reconfigure(request.collection_name, settings)
         return qdrant.CollectionOperationResponse(result=True)
 
     async def Delete(self, request: qdrant.DeleteCollection, _context: Any) -> qdrant.CollectionOperationResponse:

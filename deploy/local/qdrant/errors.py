@@ -6,6 +6,7 @@
     - AlreadyExistsError
     - UnimplementedError
     - InternalError
+        - NoSpaceError
 - StandInError: the process cannot start, or cannot go on; the message is the one line that the user reads
 """
 
@@ -49,6 +50,11 @@ class UnimplementedError(RequestError):
 class InternalError(RequestError):
     code = grpc.StatusCode.INTERNAL
     prefix = "Service internal error"
+
+
+class NoSpaceError(InternalError):
+    def __init__(self) -> None:
+        super().__init__("No space left on device: WAL buffer size exceeds available disk space")
 
 
 class StandInError(Exception):

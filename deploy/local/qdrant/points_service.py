@@ -140,17 +140,9 @@ class PointsService(qdrant.PointsServicer):
         self, request: Any, collection: OpenCollection, translate: Callable[[], Sequence[edge.UpdateOperation]]
     ) -> qdrant.UpdateStatus.ValueType:
         """Completed means applied and on disk. Acknowledged promises less than was done; WaitTimeout nothing."""
-        # Goes on when the caller has left or has waited long enough: what was accepted is applied.
-        write = asyncio.ensure_future(collection.shard.write(translate))
-        write.add_done_callback(_mark_retrieved)
         try:
             async with asyncio.timeout(request.timeout or None):
-                await asyncio.shield(write)
+                await collection.shard.write(translate)
         except TimeoutError:
             return qdrant.UpdateStatus.WaitTimeout
         return qdrant.UpdateStatus.Completed if request.wait else qdrant.UpdateStatus.Acknowledged
-
-
-def _mark_retrieved(write: asyncio.Future[None]) -> None:
-    if not write.cancelled():
-        write.exception()

@@ -20,8 +20,9 @@ from typing import Self, TypeVar
 
 import qdrant_edge as edge
 
-from deploy.local.qdrant.errors import InternalError, NotFoundError, RequestError, StandInError, guarded
+from deploy.local.qdrant.errors import InternalError, NoSpaceError, NotFoundError, RequestError, StandInError, guarded
 from deploy.local.qdrant.storage import sync_tree
+from deploy.local.qdrant.uninterrupted import Uninterrupted
 from deploy.local.qdrant.wal import WriteAheadLog
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Shard:
         self._has_room = has_room
         self._wal = WriteAheadLog(path)
         self._queue = asyncio.Queue[_Write | None](maxsize=MAX_QUEUED_WRITES + 1)
+        self._writes = Uninterrupted()
         self._closing = False
         self._closed = asyncio.Event()
         self._unflushed_since: float | None = None
@@ -81,27 +83,16 @@ class Shard:
         )  # fmt: skip
         return cls(path=path, engine=engine, lanes=lanes, has_room=has_room)
 
-    def discard(self) -> None:
-        """Blocks. Closes a shard that was never run."""
-        self._engine.close()
-
     async def read(self, call: Callable[[edge.EdgeShard], T]) -> T:
         """Sees every write that has returned. `call` runs in a thread."""
         return await _run(self._lanes.reads, lambda: call(self._engine))
 
     async def write(self, translate: Callable[[], Sequence[edge.UpdateOperation]]) -> None:
-        """Returns when the operations are applied and on disk.
+        """Returns when the operations are applied and on disk; goes on when the caller is cancelled.
 
         `translate` runs in a thread. An operation that fails leaves those before it applied, as in Qdrant.
         """
-        operations = await _run(self._lanes.writes, translate)
-        if self._closing:
-            raise NotFoundError("the collection was deleted while the request ran")
-        if self._queue.qsize() >= MAX_QUEUED_WRITES:
-            raise InternalError("too many writes in flight")
-        done = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Write(operations=operations, done=done))
-        await done
+        await self._writes.run(self._write(translate))
 
     async def run(self) -> None:
         """Applies writes until `close`. Raises StandInError when the log cannot be put on disk."""
@@ -120,6 +111,16 @@ class Shard:
             self._queue.put_nowait(None)
         await self._closed.wait()
 
+    async def _write(self, translate: Callable[[], Sequence[edge.UpdateOperation]]) -> None:
+        operations = await _run(self._lanes.writes, translate)
+        if self._closing:
+            raise NotFoundError("the collection was deleted while the request ran")
+        if self._queue.qsize() >= MAX_QUEUED_WRITES:
+            raise InternalError("too many writes in flight")
+        done = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Write(operations=operations, done=done))
+        await done
+
     async def _take(self) -> list[_Write]:
         try:
             async with asyncio.timeout(None if self._unflushed_since is None else FLUSH_INTERVAL_SECONDS):
@@ -134,8 +135,6 @@ class Shard:
         outcomes = await _run(self._lanes.writes, lambda: self._apply([write.operations for write in writes]))
         await _run(self._lanes.reads, self._sync)
         for write, failure in zip(writes, outcomes, strict=True):
-            if write.done.done():  # the caller is gone
-                continue
             if failure is None:
                 write.done.set_result(None)
             else:
@@ -145,9 +144,7 @@ class Shard:
 
     def _apply(self, writes: Sequence[Sequence[edge.UpdateOperation]]) -> list[RequestError | None]:
         if not self._has_room():
-            return [InternalError("No space left on device: WAL buffer size exceeds available disk space")] * len(
-                writes
-            )
+            return [NoSpaceError()] * len(writes)
         return [self._apply_one(operations) for operations in writes]
 
     def _sync(self) -> None:

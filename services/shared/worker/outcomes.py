@@ -6,8 +6,6 @@ Snooze        no failure: the job goes back and costs no attempt
 LeaseIsLost   raised to a handler that writes for a job it no longer holds; let it through
 """
 
-# ruff: noqa: N818 - named for what happens
-
 from datetime import datetime, timedelta
 from typing import Any
 

@@ -13,6 +13,7 @@ import pytest
 from qdrant_client import grpc as qdrant
 
 from deploy.local.qdrant import wal
+from deploy.local.qdrant.catalog import load_catalog
 from deploy.local.qdrant.errors import InternalError, InvalidArgumentError, NotFoundError, StandInError
 from deploy.local.qdrant.points_service import PointsService
 from deploy.local.qdrant.registry import Registry
@@ -159,6 +160,40 @@ async def test_write_that_outlasts_its_timeout_has_an_unknown_outcome(tmp_path: 
         release.set()
         await PointsService(registry).Upsert(upsert(2), None)
         assert await count(registry) == 2
+
+
+async def test_change_whose_caller_left_is_finished_in_memory_and_on_disk(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    async with running(storage) as (registry, _):
+        creation = asyncio.create_task(registry.create(collection("other")))
+        await asyncio.sleep(0)
+        creation.cancel()
+
+        await eventually(lambda: "other" in registry.catalog.collections)
+        assert load_catalog(storage.catalog) == registry.catalog
+
+
+async def test_write_whose_caller_left_is_applied(tmp_path: Path) -> None:
+    async with running(Storage(tmp_path)) as (registry, _):
+        write = asyncio.create_task(PointsService(registry).Upsert(upsert(1), None))
+        await asyncio.sleep(0)
+        write.cancel()
+
+        assert await eventually(lambda: count(registry)) == 1
+
+
+async def test_catalog_that_cannot_be_written_ends_the_process(tmp_path: Path) -> None:
+    async def create_without_a_directory() -> None:
+        async with running(Storage(tmp_path)) as (registry, _):
+            (tmp_path / "catalog.tmp").mkdir()
+            with pytest.raises(InternalError):
+                await registry.change_aliases([])
+            await asyncio.Event().wait()
+
+    with pytest.raises(BaseExceptionGroup) as failure:
+        await create_without_a_directory()
+
+    assert failure.group_contains(StandInError, match="cannot write the catalog")
 
 
 async def test_deleted_collection_takes_no_late_write(tmp_path: Path) -> None:

@@ -132,6 +132,15 @@ async def test_a_killed_engine_is_started_again_with_its_data(local):
     assert await execute(local, "SELECT answer FROM kept") == 42
 
 
+async def test_a_service_whose_child_keeps_its_output_open_is_started_again_all_the_same(local):
+    await local.start_and_wait("heir")
+    before = local.of("heir").pid
+    os.kill(before, signal.SIGKILL)
+
+    await eventually(lambda: local.status.ready and local.of("heir").pid not in (None, before), within=15)
+    local.remember()
+
+
 async def test_a_second_start_is_refused_in_one_line(local):
     await local.start_and_wait("sleeper")
 

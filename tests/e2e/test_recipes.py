@@ -1,0 +1,38 @@
+"""The recipes of docs/grpcurl.md, run as they stand."""
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT
+from tests.support.local_stack import LocalStack
+
+RECIPES = re.findall(r"^\$ (.+)$", (ROOT / "docs/grpcurl.md").read_text(), re.MULTILINE)
+PORTS = {7401: "SCHEDULER_PORT", 7402: "EXTRACTOR_PORT", 7403: "INDEXER_PORT", 7404: "LLM_GATEWAY_PORT"}
+TIMED_OUT = 124
+WITHIN = 60.0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+async def test_recipe(stack: LocalStack, recipe: str) -> None:
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = re.sub(r":(740[1-4])\b", lambda match: f":{stack.environ[PORTS[int(match[1])]]}", recipe)
+
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", command, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(WITHIN):
+        stdout, stderr = await process.communicate()
+
+    expected = TIMED_OUT if command.startswith("timeout") else 0
+    assert process.returncode == expected, stderr.decode()
+    assert stdout or stderr
+
+
+def test_every_service_is_listed_described_and_called() -> None:
+    assert {port for port in PORTS if f"{port} list" in " ".join(RECIPES)} == set(PORTS)
+    assert any("buf curl" in recipe and "WatchJobs" in recipe for recipe in RECIPES)
