@@ -80,6 +80,11 @@ protos-check: .venv/.all ## Fail on drift, lint, format or a breaking change of 
 	  || { echo "protos/gen is not what the contract generates: run make protos" >&2; exit 1; }
 	@rm -rf .scristill/protos-check
 
+docs: .venv/.all ## Write the pages that are made from code and contract: errors, telemetry, configuration
+	@$(PY) -m services.shared.grpc.error_catalogue > docs/errors.md
+	@$(PY) -m services.shared.telemetry.catalogue
+	@$(PY) -m deploy.configuration
+
 requirements: .venv/bin/uv ## Resolve pyproject.toml into requirements/*.txt
 	@$(COMPILE) $(SERVICES) $(EMBEDDED) --extra dev -o requirements/all.txt
 	@$(COMPILE) $(SERVICES) $(EMBEDDED) -c requirements/all.txt -o requirements/runtime.txt
@@ -100,4 +105,4 @@ architecture: .venv/.all ## Import-linter: layers and independence of the servic
 test: lint types architecture protos-check ## Everything that CI runs: checks, unit, contract, integration, e2e
 	@$(PY) -m pytest
 
-.PHONY: help setup demo up down protos protos-check requirements lint types architecture test
+.PHONY: help setup demo up down protos protos-check docs requirements lint types architecture test

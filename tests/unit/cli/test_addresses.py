@@ -10,6 +10,9 @@ from deploy.local.environment import ports
 from deploy.local.home import Home
 from services.cli import local
 
+OWN = state.StackStatus(running=True, pid=os.getpid(), ports=ports({"SCRISTILL_PORT_BASE": "9100"}))
+"""Of a supervisor that this process would be."""
+
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:

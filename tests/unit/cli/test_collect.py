@@ -23,11 +23,18 @@ def files(*paths: Path) -> list[Path]:
 
 
 def outcomes(*paths: Path) -> list[Outcome]:
-    return [item for item in collect(paths) if isinstance(item, Outcome)]
+    """Without those of hidden entries."""
+    return [item for item in collect(paths) if isinstance(item, Outcome) and item.fate is not Fate.HIDDEN]
 
 
 def test_directories_are_walked_in_order_without_hidden_entries(tree: Path) -> None:
     assert files(tree) == [tree / "a.md", tree / "b.md", tree / "sub/c.txt"]
+
+
+def test_hidden_entries_are_counted_and_not_entered(tree: Path) -> None:
+    hidden = [item.path for item in collect([tree]) if isinstance(item, Outcome) and item.fate is Fate.HIDDEN]
+
+    assert sorted(hidden) == [f"{tree}/.env", f"{tree}/.git", f"{tree}/sub/.hidden.txt"]
 
 
 def test_hidden_entries_that_are_named_are_taken(tree: Path) -> None:
