@@ -4,7 +4,9 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
+from uuid import UUID
 
 import grpc.aio
 from scristill.extractor.v1 import (
@@ -14,19 +16,23 @@ from scristill.extractor.v1 import (
     source_service_pb2_grpc,
 )
 
+from services.extractor.adapters.clients.index_audit import IndexAuditClient
 from services.extractor.adapters.clients.indexer import IndexerClient
 from services.extractor.adapters.clients.llm_gateway import GatewayModel
 from services.extractor.adapters.clients.scheduler import EXTRACT, SchedulerClient
 from services.extractor.adapters.conversion.converter import DocumentConverter
 from services.extractor.adapters.postgres.unit_of_work import ExtractorUnitOfWork
 from services.extractor.application.ask import AskModel
+from services.extractor.application.certify import CertifyDeletion
 from services.extractor.application.extract import ExtractSource
 from services.extractor.application.extractions import ExtractionQueries, OutboxControl
 from services.extractor.application.fact_relay import FactRelay, RelaySettings
+from services.extractor.application.follow import FollowRun
 from services.extractor.application.job_relay import JobRelay
 from services.extractor.application.ports import Converter, UnitOfWork, Wake
 from services.extractor.application.projects import ProjectCommands, ProjectQueries
 from services.extractor.application.publish import PublishVersion
+from services.extractor.application.reconcile import Reconciler
 from services.extractor.application.settle import SettleFacts
 from services.extractor.application.sources import SourceCommands, SourceLimits, SourceQueries
 from services.extractor.application.stranded import StrandedVersions
@@ -36,6 +42,7 @@ from services.extractor.entrypoints.consistency_servicer import ConsistencyServi
 from services.extractor.entrypoints.extract_jobs import ExtractJobs
 from services.extractor.entrypoints.extraction_servicer import ExtractionServicer
 from services.extractor.entrypoints.project_servicer import ProjectServicer
+from services.extractor.entrypoints.reconciliation_loop import ReconciliationLoop
 from services.extractor.entrypoints.source_servicer import SourceServicer
 from services.extractor.settings import ExtractorSettings
 from services.shared.checks import Check
@@ -50,110 +57,113 @@ from services.shared.lifecycle import Drain, Loop
 from services.shared.service import Runtime, Service, ServiceDefinition
 from services.shared.worker import Worker
 
-CAPABILITIES = ("extractions.stream", "sources.upload", "sources.versions")
+CAPABILITIES = (
+    "consistency.reconcile",
+    "extractions.stream",
+    "sources.delete.certify",
+    "sources.upload",
+    "sources.versions",
+)
 
 _RESTART = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What most components are built from."""
+
+    settings: ExtractorSettings
+    runtime: Runtime
+    unit_of_work: UnitOfWork
+    converter: Converter
+    scheduler: grpc.aio.Channel
+    gateway: grpc.aio.Channel
+    indexer: grpc.aio.Channel
+    new_id: Callable[[], UUID] = field(default_factory=Uuid7)
+    rng: random.Random = field(default_factory=random.SystemRandom)
 
 
 @asynccontextmanager
 async def bootstrap(settings: ExtractorSettings, runtime: Runtime) -> AsyncGenerator[Service]:
     async with AsyncExitStack() as stack:
-        database = Database(
-            settings.database_url.get_secret_value(),
-            concurrency=settings.database_concurrency,
-            application_name=runtime.name,
-            metrics=runtime.metrics,
-        )
-        stack.push_async_callback(database.close)
-        unit_of_work = ExtractorUnitOfWork(database)
-        converter = await stack.enter_async_context(
-            DocumentConverter(
-                processes=settings.conversion_processes,
-                timeout=timedelta(seconds=settings.conversion_timeout_seconds),
-            )
-        )
-        scheduler, gateway, indexer = [
-            await stack.enter_async_context(connect(address, metrics=runtime.metrics))
-            for address in (settings.scheduler_address, settings.llm_gateway_address, settings.indexer_address)
-        ]
-        rng = random.SystemRandom()
-        jobs = _job_relay(settings, runtime, unit_of_work, scheduler, rng)
-        facts = _fact_relay(settings, runtime, unit_of_work, indexer, rng)
-        wakers = {Topic.JOB: jobs.wake, Topic.FACT: facts.wake}
+        parts = await _open(stack, settings, runtime)
+        wakers: dict[Topic, Callable[[], None]] = {}
 
         def wake(topic: Topic) -> None:
             wakers[topic]()
 
-        extract = _extract(settings, runtime, unit_of_work, converter=converter, gateway=gateway, wake=wake)
-        worker = Worker(
-            scheduler,
-            handlers={EXTRACT: ExtractJobs(extract, rng=rng)},
-            concurrency=settings.job_concurrency,
-            worker_id=runtime.instance,
-            rng=rng,
-        )
-        backlog = BacklogMonitor(
-            unit_of_work=unit_of_work,
-            orphan_after=timedelta(seconds=settings.orphan_after_seconds),
-            clock=runtime.clock,
-            metrics=runtime.metrics,
-        )
-        stranded = StrandedVersions(
-            unit_of_work=unit_of_work,
-            jobs=SchedulerClient(scheduler),
-            wake=wake,
-            new_id=Uuid7(),
-            older_than=timedelta(seconds=settings.stranded_after_seconds),
-        )
+        index = IndexAuditClient(parts.indexer)
+        reconciliation = _reconciliation(parts, index, wake)
+        jobs, facts = _job_relay(parts), _fact_relay(parts, suspect=reconciliation.suspect)
+        wakers |= {Topic.JOB: jobs.wake, Topic.FACT: facts.wake}
+        loops: dict[str, Callable[[asyncio.Event], Awaitable[None]]] = {
+            "job-relay": jobs.run,
+            "fact-relay": facts.run,
+            "worker": _until_drained(_worker(parts, wake), runtime.drain),
+            "stranded": _stranded(parts, wake).run,
+            "reconciliation": reconciliation.run,
+            "backlog": _backlog(parts).run,
+        }
         yield Service(
-            registrations=_registrations(settings, runtime, unit_of_work, wake),
-            loops=[
-                Loop(name="job-relay", run=jobs.run, restart_after=_RESTART),
-                Loop(name="fact-relay", run=facts.run, restart_after=_RESTART),
-                Loop(name="worker", run=_until_drained(worker, runtime.drain), restart_after=_RESTART),
-                Loop(name="stranded", run=stranded.run, restart_after=_RESTART),
-                Loop(name="backlog", run=backlog.run, restart_after=_RESTART),
-            ],
+            registrations=_registrations(parts, index=index, reconciliation=reconciliation, wake=wake),
+            loops=[Loop(name=name, run=run, restart_after=_RESTART) for name, run in loops.items()],
             capabilities=CAPABILITIES,
             outages=[postgres_outage],
         )
 
 
-def _job_relay(
-    settings: ExtractorSettings,
-    runtime: Runtime,
-    unit_of_work: UnitOfWork,
-    scheduler: grpc.aio.Channel,
-    rng: random.Random,
-) -> JobRelay:
-    return JobRelay(
-        unit_of_work=unit_of_work,
-        scheduler=SchedulerClient(scheduler),
-        settings=_relay_settings(settings, runtime),
-        rng=rng,
-    )
-
-
-def _fact_relay(
-    settings: ExtractorSettings,
-    runtime: Runtime,
-    unit_of_work: UnitOfWork,
-    indexer: grpc.aio.Channel,
-    rng: random.Random,
-) -> FactRelay:
-    return FactRelay(
-        unit_of_work=unit_of_work,
-        indexer=IndexerClient(indexer, client_id=runtime.instance),
-        settle=SettleFacts(unit_of_work=unit_of_work, rng=rng),
-        settings=_relay_settings(settings, runtime),
-        rng=rng,
+async def _open(stack: AsyncExitStack, settings: ExtractorSettings, runtime: Runtime) -> _Parts:
+    database = Database(
+        settings.database_url.get_secret_value(),
+        concurrency=settings.database_concurrency,
+        application_name=runtime.name,
         metrics=runtime.metrics,
     )
+    stack.push_async_callback(database.close)
+    converter = await stack.enter_async_context(
+        DocumentConverter(
+            processes=settings.conversion_processes, timeout=timedelta(seconds=settings.conversion_timeout_seconds)
+        )
+    )
+    scheduler, gateway, indexer = [
+        await stack.enter_async_context(connect(address, metrics=runtime.metrics))
+        for address in (settings.scheduler_address, settings.llm_gateway_address, settings.indexer_address)
+    ]
+    return _Parts(
+        settings=settings,
+        runtime=runtime,
+        unit_of_work=ExtractorUnitOfWork(database),
+        converter=converter,
+        scheduler=scheduler,
+        gateway=gateway,
+        indexer=indexer,
+    )
 
 
-def _relay_settings(settings: ExtractorSettings, runtime: Runtime) -> RelaySettings:
+def _job_relay(parts: _Parts) -> JobRelay:
+    return JobRelay(
+        unit_of_work=parts.unit_of_work,
+        scheduler=SchedulerClient(parts.scheduler),
+        settings=_relay_settings(parts),
+        rng=parts.rng,
+    )
+
+
+def _fact_relay(parts: _Parts, *, suspect: Callable[[], None]) -> FactRelay:
+    return FactRelay(
+        unit_of_work=parts.unit_of_work,
+        indexer=IndexerClient(parts.indexer, client_id=parts.runtime.instance),
+        settle=SettleFacts(unit_of_work=parts.unit_of_work, rng=parts.rng, suspect=suspect),
+        settings=_relay_settings(parts),
+        rng=parts.rng,
+        metrics=parts.runtime.metrics,
+    )
+
+
+def _relay_settings(parts: _Parts) -> RelaySettings:
+    settings = parts.settings
     return RelaySettings(
-        owner=runtime.instance,
+        owner=parts.runtime.instance,
         batch_size=settings.relay_batch_size,
         max_in_flight=settings.relay_max_in_flight,
         lease=timedelta(seconds=settings.relay_lease_seconds),
@@ -161,56 +171,98 @@ def _relay_settings(settings: ExtractorSettings, runtime: Runtime) -> RelaySetti
     )
 
 
-def _extract(
-    settings: ExtractorSettings,
-    runtime: Runtime,
-    unit_of_work: UnitOfWork,
-    *,
-    converter: Converter,
-    gateway: grpc.aio.Channel,
-    wake: Wake,
-) -> ExtractSource:
-    model = GatewayModel(gateway, timeout=timedelta(seconds=settings.model_timeout_seconds))
-    return ExtractSource(
-        unit_of_work=unit_of_work,
-        converter=converter,
+def _worker(parts: _Parts, wake: Wake) -> Worker:
+    settings, runtime = parts.settings, parts.runtime
+    extract = ExtractSource(
+        unit_of_work=parts.unit_of_work,
+        converter=parts.converter,
         ask=AskModel(
-            model,
+            GatewayModel(parts.gateway, timeout=timedelta(seconds=settings.model_timeout_seconds)),
             concurrency=settings.chunk_concurrency,
             patience=timedelta(seconds=settings.model_patience_seconds),
             clock=runtime.clock,
-            rng=random.SystemRandom(),
+            rng=parts.rng,
         ),
-        publish=PublishVersion(unit_of_work=unit_of_work, wake=wake),
+        publish=PublishVersion(unit_of_work=parts.unit_of_work, wake=wake),
         metrics=runtime.metrics,
         max_chunk_attempts=settings.chunk_attempts,
+    )
+    return Worker(
+        parts.scheduler,
+        handlers={EXTRACT: ExtractJobs(extract, rng=parts.rng)},
+        concurrency=settings.job_concurrency,
+        rng=parts.rng,
+    )
+
+
+def _stranded(parts: _Parts, wake: Wake) -> StrandedVersions:
+    return StrandedVersions(
+        unit_of_work=parts.unit_of_work,
+        jobs=SchedulerClient(parts.scheduler),
+        wake=wake,
+        new_id=parts.new_id,
+        older_than=timedelta(seconds=parts.settings.stranded_after_seconds),
+    )
+
+
+def _backlog(parts: _Parts) -> BacklogMonitor:
+    return BacklogMonitor(
+        unit_of_work=parts.unit_of_work,
+        orphan_after=timedelta(seconds=parts.settings.orphan_after_seconds),
+        clock=parts.runtime.clock,
+        metrics=parts.runtime.metrics,
+    )
+
+
+def _reconciliation(parts: _Parts, index: IndexAuditClient, wake: Wake) -> ReconciliationLoop:
+    settings = parts.settings
+    return ReconciliationLoop(
+        reconciler=Reconciler(
+            unit_of_work=parts.unit_of_work,
+            index=index,
+            wake=wake,
+            new_id=parts.new_id,
+            owner=parts.runtime.instance,
+        ),
+        unit_of_work=parts.unit_of_work,
+        wake=wake,
+        clock=parts.runtime.clock,
+        period=timedelta(seconds=settings.reconcile_period_seconds),
+        orphan_after=timedelta(seconds=settings.orphan_after_seconds),
+        pace=settings.reconcile_points_per_second,
     )
 
 
 def _registrations(
-    settings: ExtractorSettings, runtime: Runtime, unit_of_work: UnitOfWork, wake: Wake
+    parts: _Parts, *, index: IndexAuditClient, reconciliation: ReconciliationLoop, wake: Wake
 ) -> Sequence[Registration]:
-    new_id = Uuid7()
+    settings, runtime, unit_of_work = parts.settings, parts.runtime, parts.unit_of_work
     sources = SourceQueries(unit_of_work=unit_of_work)
     projects = ProjectServicer(
-        commands=ProjectCommands(unit_of_work=unit_of_work, wake=wake, new_id=new_id),
+        commands=ProjectCommands(unit_of_work=unit_of_work, wake=wake, new_id=parts.new_id),
         queries=ProjectQueries(unit_of_work=unit_of_work),
     )
     documents = SourceServicer(
         commands=SourceCommands(
             unit_of_work=unit_of_work,
             wake=wake,
-            new_id=new_id,
+            new_id=parts.new_id,
             limits=SourceLimits(call=settings.max_call_bytes, source=settings.max_source_bytes),
         ),
         queries=sources,
+        certify=CertifyDeletion(unit_of_work=unit_of_work, index=index, wake=wake),
         max_upload_bytes=settings.max_source_bytes,
         upload_concurrency=settings.upload_concurrency,
     )
     extractions = ExtractionServicer(
         extractions=ExtractionQueries(unit_of_work=unit_of_work), sources=sources, drain=runtime.drain
     )
-    consistency = ConsistencyServicer(outbox=OutboxControl(unit_of_work=unit_of_work, wake=wake), clock=runtime.clock)
+    consistency = ConsistencyServicer(
+        outbox=OutboxControl(unit_of_work=unit_of_work, wake=wake),
+        reconciliation=reconciliation,
+        follow=FollowRun(unit_of_work=unit_of_work, drain=runtime.drain),
+        clock=runtime.clock,
+    )
     return [
         register(project_service_pb2_grpc.add_ProjectServiceServicer_to_server, projects),
         register(source_service_pb2_grpc.add_SourceServiceServicer_to_server, documents),

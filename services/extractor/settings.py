@@ -64,3 +64,10 @@ class ExtractorSettings(ServiceSettings):
         gt=0,
         description="After so long without movement the scheduler is asked what became of a source's job.",
     )
+
+    reconcile_period_seconds: float = Field(
+        default=3600.0, gt=0, description="How often facts and points are compared without being asked for."
+    )
+    reconcile_points_per_second: int = Field(
+        default=0, ge=0, description="Points that a reconciliation reads per second at most; 0 sets no limit."
+    )

@@ -16,6 +16,7 @@ from services.indexer.adapters.qdrant.points import QdrantFacts
 from services.indexer.adapters.qdrant.scans import QdrantScanner
 from services.indexer.adapters.qdrant.searches import QdrantSearcher
 from services.indexer.application.apply_intents import ApplyIntents
+from services.indexer.application.await_watermark import AwaitWatermark
 from services.indexer.application.backfill import Backfill
 from services.indexer.application.collect_tombstones import TombstoneCollector
 from services.indexer.application.epochs import Epochs
@@ -29,6 +30,7 @@ from services.indexer.entrypoints.credit import Credit
 from services.indexer.entrypoints.indexer_servicer import IndexerServicer
 from services.indexer.entrypoints.mapping import IntentReader
 from services.indexer.entrypoints.search_servicer import SearchServicer
+from services.indexer.entrypoints.traced import TracedApply
 from services.indexer.settings import IndexerSettings
 from services.shared.checks import Check, CheckFailed
 from services.shared.errors import ServiceError
@@ -37,7 +39,15 @@ from services.shared.grpc.server import register
 from services.shared.lifecycle import Loop
 from services.shared.service import Runtime, Service, ServiceDefinition
 
-CAPABILITIES = ("epochs", "index.stream", "index.tombstones", "search.dense", "search.hybrid", "search.sparse")
+CAPABILITIES = (
+    "epochs",
+    "index.stream",
+    "index.tombstones",
+    "search.consistency",
+    "search.dense",
+    "search.hybrid",
+    "search.sparse",
+)
 
 _LOOP_RESTART = timedelta(seconds=1)
 
@@ -103,7 +113,7 @@ def _core(settings: IndexerSettings, runtime: Runtime, qdrant: QdrantConnection,
         epochs=epochs,
         facts=facts,
         scanner=QdrantScanner(qdrant, page_size=settings.scan_page_size),
-        searcher=QdrantSearcher(qdrant, candidates=settings.search_candidates),
+        searcher=QdrantSearcher(qdrant, candidates=settings.search_candidates, rrf_k=settings.search_rrf_k),
         vectorizer=vectorizer,
         sparse=sparse,
         apply=ApplyIntents(epochs=epochs, facts=facts, vectorizer=vectorizer, sparse=sparse),
@@ -137,6 +147,7 @@ def _search(core: Core) -> SearchFacts:
         searcher=core.searcher,
         vectorizer=core.vectorizer,
         sparse=core.sparse,
+        await_watermark=AwaitWatermark(core.facts),
         timeout_seconds=core.settings.search_timeout_seconds,
     )
 
@@ -178,7 +189,7 @@ def connect_qdrant(settings: IndexerSettings) -> QdrantConnection:
 
 def _intake(settings: IndexerSettings, apply: ApplyIntents, metrics: IntakeMetrics) -> Intake:
     return Intake(
-        apply,
+        TracedApply(apply),
         metrics=metrics,
         batch_size=settings.batch_size,
         linger=timedelta(milliseconds=settings.batch_linger_ms),

@@ -65,10 +65,13 @@ class IndexerSettings(ServiceSettings):
         default="english", description="Language of the stop words and the stemmer of BM25; words of all scripts match."
     )
     sparse_average_length: float = Field(
-        default=16.0, gt=0, description="Words of an average statement, for BM25's normalisation by length."
+        default=20.0, gt=0, description="Words of an average statement, for BM25's normalisation by length."
     )
     search_candidates: int = Field(
-        default=200, ge=10, le=2000, description="Hits of each retriever that are fused; paging ends with them."
+        default=100, ge=10, le=2000, description="Hits of each retriever that are fused; paging ends with them."
+    )
+    search_rrf_k: int = Field(
+        default=5, ge=1, le=1000, description="Constant of reciprocal rank fusion; higher flattens the first ranks."
     )
     search_timeout_seconds: float = Field(default=5.0, gt=0, description="Deadline of a search in Qdrant.")
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 from scristill.llm_gateway.v1.llm_gateway_service_pb2_grpc import add_LlmGatewayServiceServicer_to_server
@@ -17,13 +18,18 @@ from services.llm_gateway.adapters.openai.client import OpenAiClient
 from services.llm_gateway.adapters.openai.embedding import OpenAiEmbedding
 from services.llm_gateway.adapters.openai.generation import OpenAiGeneration
 from services.llm_gateway.adapters.redis import connection
+from services.llm_gateway.adapters.redis.dead_letters import RedisDeadLetters
 from services.llm_gateway.adapters.redis.ledger import RedisLedger
+from services.llm_gateway.adapters.redis.line import Line
 from services.llm_gateway.adapters.redis.results import RedisResults
-from services.llm_gateway.adapters.redis.tail import BLOCK_SECONDS, StreamTail
+from services.llm_gateway.adapters.redis.scripts import Scripts
+from services.llm_gateway.adapters.redis.tail import StreamTail
 from services.llm_gateway.adapters.wordllama import WordLlamaModel, WordLlamaProvider
 from services.llm_gateway.application.admission import Admission, QueueLimits
 from services.llm_gateway.application.attempts import Attempts, GenerationRoute
+from services.llm_gateway.application.capacity import WatchCapacity
 from services.llm_gateway.application.catalogue import Catalogue, EmbeddingRoute
+from services.llm_gateway.application.dead_letters import DeadLetters, Graveyard
 from services.llm_gateway.application.embed import Embed
 from services.llm_gateway.application.generation import Generation
 from services.llm_gateway.application.generations import Generations
@@ -39,8 +45,6 @@ from services.shared.lifecycle import Loop
 from services.shared.retry import Backoff, RetryBudget
 from services.shared.service import Runtime, Service
 
-# A blocked read ends by itself before its connection is given up for dead.
-_TAIL_SECONDS = BLOCK_SECONDS + 10.0
 # Embedded models work on one request per process or pass; a second one waits ready.
 _EMBEDDED_DEPTH = 2
 _WORDLLAMA_CONCURRENCY = 64
@@ -51,22 +55,20 @@ def checks(settings: LlmGatewaySettings) -> list[Check]:
     return [connection.check(settings.redis_url.get_secret_value())]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stores:
+    """What stands in Redis."""
+
+    tail: StreamTail
+    results: RedisResults
+    ledger: RedisLedger
+    dead_letters: RedisDeadLetters
+
+
 @asynccontextmanager
 async def bootstrap(settings: LlmGatewaySettings, runtime: Runtime) -> AsyncGenerator[Service]:
     async with AsyncExitStack() as stack:
-        url = settings.redis_url.get_secret_value()
-        redis = connection.connect(url)
-        stack.push_async_callback(redis.aclose)
-        blocking = connection.connect(url, answer_seconds=_TAIL_SECONDS)
-        stack.push_async_callback(blocking.aclose)
-        tail = StreamTail(commands=redis, blocking=blocking)
-        store = RedisResults(
-            client=redis,
-            tail=tail,
-            keep=timedelta(hours=settings.result_hours),
-            lease=timedelta(seconds=settings.lease_seconds),
-        )
-        ledger = RedisLedger(client=redis, clock=runtime.clock)
+        stores = await _stores(settings, runtime, stack)
         catalogue = await _catalogue(settings, runtime, stack)
         retries = Retries(
             max_attempts=settings.max_attempts,
@@ -75,49 +77,84 @@ async def bootstrap(settings: LlmGatewaySettings, runtime: Runtime) -> AsyncGene
             clock=runtime.clock,
             rng=random.Random(),  # noqa: S311 - jitter
         )
-        attempts = Attempts(retries=retries, checker=JsonSchemaChecker(), clock=runtime.clock)
-
-        def generation(call: GenerateCall, owner: str, route: GenerationRoute) -> Generation:
-            return Generation(
-                call=call,
-                owner=owner,
-                route=route,
-                attempts=attempts,
-                store=store,
-                ledger=ledger,
-                max_seconds=settings.generation_seconds,
-            )
-
-        generations = Generations(
-            instance=runtime.instance,
-            route=catalogue.generation,
-            make=generation,
-            drain=runtime.drain,
-            # The rest of the grace is for saying good-bye.
-            finish_seconds=settings.drain_seconds * 0.8,
-        )
+        generations = _generations(settings, runtime, stores, catalogue, retries)
         servicer = LlmGatewayServicer(
             generations=generations,
-            embed=Embed(catalogue=catalogue, retries=retries, ledger=ledger, clock=runtime.clock),
+            embed=Embed(catalogue=catalogue, retries=retries, ledger=stores.ledger, clock=runtime.clock),
             catalogue=catalogue,
+            watch_capacity=WatchCapacity(catalogue=catalogue, clock=runtime.clock),
+            ledger=stores.ledger,
+            dead_letters=DeadLetters(store=stores.dead_letters, start=generations.start_detached),
+            drain=runtime.drain,
             clock=runtime.clock,
         )
         yield Service(
             registrations=[register(add_LlmGatewayServiceServicer_to_server, servicer)],
             loops=[
                 Loop(name="generations", run=generations.run),
-                Loop(name="stream-tail", run=tail.run),
-                Loop(name="usage-ledger", run=ledger.run),
+                Loop(name="stream-tail", run=stores.tail.run),
+                Loop(name="usage-ledger", run=stores.ledger.run),
                 Loop(name="queue-reporter", run=QueueReporter(catalogue, runtime.metrics).run),
             ],
-            capabilities=["generate.resume", "generate.detach", "embed"],
+            capabilities=["capacity.watch", "dead_letters.replay", "generate.detach", "generate.resume"],
             outages=[connection.classify],
         )
 
 
+async def _stores(settings: LlmGatewaySettings, runtime: Runtime, stack: AsyncExitStack) -> _Stores:
+    url = settings.redis_url.get_secret_value()
+    redis = connection.connect(url)
+    stack.push_async_callback(redis.aclose)
+    scripts = Scripts(await stack.enter_async_context(Line(redis)))
+    tail = StreamTail(redis)
+    return _Stores(
+        tail=tail,
+        results=RedisResults(
+            scripts=scripts,
+            tail=tail,
+            keep=timedelta(hours=settings.result_hours),
+            lease=timedelta(seconds=settings.lease_seconds),
+        ),
+        ledger=RedisLedger(client=redis, clock=runtime.clock),
+        dead_letters=RedisDeadLetters(
+            client=redis,
+            scripts=scripts,
+            keep=timedelta(days=settings.dead_letter_days),
+            limit=settings.dead_letter_limit,
+        ),
+    )
+
+
+def _generations(
+    settings: LlmGatewaySettings, runtime: Runtime, stores: _Stores, catalogue: Catalogue, retries: Retries
+) -> Generations:
+    attempts = Attempts(retries=retries, checker=JsonSchemaChecker(), clock=runtime.clock)
+    graveyard = Graveyard(store=stores.dead_letters, clock=runtime.clock)
+
+    def generation(call: GenerateCall, owner: str, route: GenerationRoute) -> Generation:
+        return Generation(
+            call=call,
+            owner=owner,
+            route=route,
+            attempts=attempts,
+            store=stores.results,
+            ledger=stores.ledger,
+            graveyard=graveyard,
+            max_seconds=settings.generation_seconds,
+        )
+
+    return Generations(
+        instance=runtime.instance,
+        route=catalogue.generation,
+        make=generation,
+        drain=runtime.drain,
+        # The rest of the grace is for saying good-bye.
+        finish_seconds=settings.drain_seconds * 0.8,
+    )
+
+
 async def _catalogue(settings: LlmGatewaySettings, runtime: Runtime, stack: AsyncExitStack) -> Catalogue:
     """The endpoint that was configured comes first, and is the default; the embedded models need nothing."""
-
     measures = CallMetrics(runtime.metrics)
 
     def queue(provider: GenerationProvider | EmbeddingProvider, limit: int) -> Admission:
@@ -144,9 +181,7 @@ async def _catalogue(settings: LlmGatewaySettings, runtime: Runtime, stack: Asyn
         provider = await stack.enter_async_context(WordLlamaProvider(WordLlamaModel()))
         embedding.append((provider, _WORDLLAMA_CONCURRENCY))
     return Catalogue(
-        generation=[
-            GenerationRoute(provider=each, admission=admission(each.model, limit)) for each, limit in generation
-        ],
+        generation=[GenerationRoute(provider=each, admission=queue(each, limit)) for each, limit in generation],
         embedding=[EmbeddingRoute(provider=each, admission=queue(each, limit)) for each, limit in embedding],
     )
 

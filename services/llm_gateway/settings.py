@@ -42,6 +42,9 @@ class LlmGatewaySettings(ServiceSettings):
     )
     max_attempts: int = Field(default=3, ge=1, le=10, description="Calls to a provider per request.")
 
+    dead_letter_days: float = Field(default=30.0, gt=0, description="How long dead letters are kept.")
+    dead_letter_limit: int = Field(default=10_000, ge=1, description="Dead letters kept; beyond it the oldest go.")
+
     linguistic_processes: int = Field(
         default=1, ge=0, le=64, description="Processes of the embedded provider `linguistic`; 0 does not offer it."
     )

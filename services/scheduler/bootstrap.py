@@ -197,12 +197,16 @@ def _loops(
     signals: Signals,
     metrics: SchedulerMetrics,
 ) -> list[Loop]:
+    # No lease that is given or renewed after a sweep can end before the next one.
+    shortest_lease = min(
+        settings.policies.shortest_lease, timedelta(seconds=settings.accept_timeout_seconds), _LONGEST_SWEEPER_SLEEP
+    )
     sweeper = Sweeper(
         leases=stores.leases,
         dispatcher=dispatcher,
         signals=signals,
         metrics=metrics,
-        longest_sleep=_LONGEST_SWEEPER_SLEEP,
+        longest_sleep=shortest_lease,
     )
     foreign = ForeignChanges(
         log=stores.log,

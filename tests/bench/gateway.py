@@ -28,6 +28,7 @@ from scristill.llm_gateway.v1.llm_gateway_service_pb2_grpc import LlmGatewayServ
 
 from deploy.local.ports import free_port
 from tests.support.engines import Engines
+from tests.support.provider import Answer, FakeProvider
 
 PROMPT = "What the river carried away in spring. " * 26
 GATEWAY_CORE, OTHER_CORE = 0, 1
@@ -43,32 +44,35 @@ class Rig:
 @asynccontextmanager
 async def rig(valkey_url: str, *, tokens: int, per_read: int) -> AsyncIterator[Rig]:
     provider = await _spawn("tests.bench.gateway_provider", str(tokens), str(per_read), core=OTHER_CORE)
-    port = free_port()
     try:
-        provider_url = f"http://127.0.0.1:{(await provider.stdout.readline()).decode().strip()}/v1"
-        environment = {
-            "LLM_GATEWAY_PORT": str(port),
-            "LLM_GATEWAY_METRICS_PORT": "-1",
-            "LLM_GATEWAY_REDIS_URL": valkey_url,
-            "LLM_GATEWAY_OPENAI_BASE_URL": provider_url,
-            "LLM_GATEWAY_OPENAI_MODEL": "bench",
-            "LLM_GATEWAY_OPENAI_CONCURRENCY": "256",
-            "LLM_GATEWAY_LINGUISTIC_PROCESSES": "0",
-            "LLM_GATEWAY_WORDLLAMA": "false",
-        }
-        gateway = await _spawn("services.llm_gateway", core=GATEWAY_CORE, environment=environment)
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                await asyncio.wait_for(channel.channel_ready(), 30)
-                yield Rig(
-                    stub=LlmGatewayServiceStub(channel),
-                    gateway=psutil.Process(gateway.pid),
-                    provider_url=provider_url,
-                )
-        finally:
-            await _stop(gateway)
+        port = (await provider.stdout.readline()).decode().strip()
+        async with _gateway(valkey_url, f"http://127.0.0.1:{port}/v1") as started:
+            yield started
     finally:
         await _stop(provider)
+
+
+@asynccontextmanager
+async def _gateway(valkey_url: str, provider_url: str) -> AsyncIterator[Rig]:
+    port = free_port()
+    environment = {
+        "LLM_GATEWAY_PORT": str(port),
+        "LLM_GATEWAY_METRICS_PORT": "-1",
+        "LLM_GATEWAY_REDIS_URL": valkey_url,
+        "LLM_GATEWAY_OPENAI_BASE_URL": provider_url,
+        "LLM_GATEWAY_OPENAI_MODEL": "bench",
+        "LLM_GATEWAY_OPENAI_CONCURRENCY": "256",
+        "LLM_GATEWAY_LINGUISTIC_PROCESSES": "0",
+        "LLM_GATEWAY_WORDLLAMA": "false",
+    }
+    gateway = await _spawn("services.llm_gateway", core=GATEWAY_CORE, environment=environment)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await asyncio.wait_for(channel.channel_ready(), 30)
+            process = psutil.Process(gateway.pid)
+            yield Rig(stub=LlmGatewayServiceStub(channel), gateway=process, provider_url=provider_url)
+    finally:
+        await _stop(gateway)
 
 
 async def _spawn(module: str, *arguments: str, core: int, environment: dict[str, str] | None = None) -> Any:
@@ -148,6 +152,32 @@ async def latency(rig: Rig, *, calls: int) -> dict[str, float]:
     }
 
 
+async def cancellation(valkey_url: str, *, calls: int) -> dict[str, float]:
+    """From the cancel of a caller to the end of the provider's connection."""
+    times: list[float] = []
+    async with (
+        FakeProvider(default=Answer(pieces=["a", "b"], hang_after=1)) as provider,
+        _gateway(valkey_url, provider.base_url) as started,
+    ):
+        before = 0
+        for number in range(calls):
+            stream = started.stub.Generate(_request(), timeout=60)
+            while not (await stream.read()).HasField("delta"):
+                pass
+            cancelled = time.perf_counter()
+            stream.cancel()
+            await provider.calls[-1].closed.wait()
+            times.append(time.perf_counter() - cancelled)
+            if number == calls // 4:
+                before = started.gateway.memory_info().rss
+        grown = started.gateway.memory_info().rss - before
+    return {
+        "p50_ms": _ms(statistics.median(times)),
+        "p99_ms": _ms(_percentile(times, 0.99)),
+        "rss_growth_kb_per_call": round(grown / (calls * 3 / 4) / 1000, 2),
+    }
+
+
 async def _timed(work: Any) -> float:
     started = time.perf_counter()
     await work
@@ -182,6 +212,7 @@ async def main() -> None:
             results["coalesced"] = await throughput(streams, calls=150, concurrency=16)
         async with rig(url, tokens=400, per_read=1) as single:
             results["uncoalesced"] = await throughput(single, calls=150, concurrency=16)
+        results["cancel"] = await cancellation(url, calls=1000)
     sys.stdout.write(json.dumps(results) + "\n")
 
 

@@ -174,7 +174,7 @@ async def against_raw_client(stack: Stack, corpus: Corpus, count: int) -> dict[s
     )
     for name, schema in (await client.get_collection(f"{stack.instant_prefix}_e1")).payload_schema.items():
         await client.create_payload_index("raw_whole", name, schema.data_type, wait=True)
-    make = whole_point(Bm25Encoder(language="english", average_length=16.0))
+    make = whole_point(Bm25Encoder(language="english", average_length=20.0))
     rates: dict[str, list[float]] = {"known": [], "whole": [], "small": []}
     for _ in range(3):
         facts = [[corpus.fact(vector=True) for _ in range(count // 3)] for _ in rates]

@@ -57,14 +57,16 @@ class Jobs:
         with self._connection.errors("scheduler"):
             return await self._stub.CancelJob(request)
 
-    async def watch(self, job_filter: pb.JobFilter, *, resume_token: str = "") -> AsyncIterator[Job]:
+    async def watch(
+        self, job_filter: pb.JobFilter, *, resume_token: str = "", patient: bool = False
+    ) -> AsyncIterator[Job]:
         """Changes as they come, for ever; without a token, first the jobs that are not terminal.
 
-        Goes on where it was after the scheduler was away. Raises when that lasts longer than `PATIENCE_SECONDS`, and
-        at once when the first call fails.
+        Goes on where it was after the scheduler was away. Raises when that lasts longer than `PATIENCE_SECONDS`, and,
+        unless `patient`, at once when the first call fails.
         """
         token = resume_token
-        last_heard: float | None = None
+        last_heard = time.monotonic() if patient else None
         while True:
             try:
                 async with aclosing(self._frames(job_filter, token)) as frames:

@@ -119,8 +119,9 @@ class Ingest:
         )
 
     def _way_back(self, paths: Sequence[Path]) -> str:
-        again = shlex.join(["scristill", "ingest", *map(str, paths), "--project", self._project.display_name])
+        group = ["--group", self._group] if self._group else []
+        again = ["scristill", "ingest", *map(str, paths), "--project", self._project.display_name, *group, "--follow"]
         return (
             "interrupted: what was sent goes on in the stack. To send the rest and watch again, nothing twice:\n"
-            f"  {again} --follow"
+            f"  {shlex.join(again)}"
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -13,12 +14,14 @@ from services.cli import local
 from services.cli.client.projects import Projects
 from services.cli.client.sources import Sources
 from services.cli.connection import Connection
-from services.cli.errors import ExitCode, Unreachable
+from services.cli.errors import ExitCode, Unreachable, explain
 from services.cli.options import AsJson, Debug, Verbose
 from services.cli.output import Mode, Output
 from services.cli.render import stack as render
 from services.cli.runner import run
 from services.shared.errors import RemoteError
+
+START_SECONDS = 180.0
 
 
 def up(
@@ -43,10 +46,8 @@ def up(
 
 def start(output: Output) -> StackStatus:
     """Starts the stack in the background, unless it runs; says what has become ready."""
-    current = stack.status(local.home())
-    if current.running and current.ready:
-        output.note("the stack is up already")
-        return current
+    if stack.status(local.home()).running:
+        return _await_other_start(output)
     announced: set[str] = set()
 
     def observe(seen: StackStatus) -> None:
@@ -57,6 +58,17 @@ def start(output: Output) -> StackStatus:
 
     stack.detach(stack.Options.from_environment(observe=observe))
     return stack.status(local.home())
+
+
+def _await_other_start(output: Output) -> StackStatus:
+    """Of a stack that runs, or that somebody else is starting."""
+    deadline = time.monotonic() + START_SECONDS
+    while not (current := stack.status(local.home())).ready:
+        if not current.running or time.monotonic() > deadline:
+            raise Unreachable(f"the stack in {current.home} was being started, and did not become ready")
+        time.sleep(0.3)
+    output.note("the stack is up already")
+    return current
 
 
 def down(as_json: AsJson = False, verbose: Verbose = False, debug: Debug = False) -> None:
@@ -109,7 +121,7 @@ async def _counts() -> tuple[dict[str, int] | None, str]:
             totals = [(await projects.get(project_id)).source_count for project_id in ids]
             consistency = await sources.consistency()
         except RemoteError as error:
-            return None, str(error)
+            return None, explain(error)
     return {
         "projects": len(ids),
         "sources": sum(totals),

@@ -39,20 +39,25 @@ def _walk(root: Path, roots: frozenset[str]) -> Iterator[File | Outcome]:
 
     for folder, subfolders, names in os.walk(root, onerror=note):
         directory = Path(folder)
+        entries = [directory / name for name in (*sorted(names), *sorted(subfolders))]
+        entries = [path for path in entries if str(path) not in roots]
+        entered = {path.name for path in entries if not _is_hidden(path)}.intersection(subfolders)
         # Descends into what is left of the list, in its order.
-        subfolders[:] = sorted(name for name in subfolders if _wanted(directory / name, roots))
-        for name in sorted(names):
-            if _wanted(directory / name, roots):
-                yield _judge(directory / name)
-        for name in [name for name in subfolders if (directory / name).is_symlink()]:
-            yield skipped(directory / name, "a symbolic link to a directory")
+        subfolders[:] = sorted(entered)
+        for path in entries:
+            if _is_hidden(path):
+                yield Outcome(path=readable(path), fate=Fate.HIDDEN)
+            elif path.name not in entered:
+                yield _judge(path)
+            elif path.is_symlink():
+                yield skipped(path, "a symbolic link to a directory")
         yield from problems
         problems.clear()
     yield from problems
 
 
-def _wanted(path: Path, roots: frozenset[str]) -> bool:
-    return not path.name.startswith(".") and str(path) not in roots
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _judge(path: Path) -> File | Outcome:

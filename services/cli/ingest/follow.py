@@ -40,32 +40,30 @@ class Progress:
     pending_count: int
 
 
-@dataclass(slots=True)
 class ChunkProgress:
     """The last word on each job of the project."""
 
-    _chunks: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    _unsuccessful: set[str] = field(default_factory=set[str])
+    def __init__(self) -> None:
+        self._chunks: dict[str, tuple[int, int]] = {}
+        self._unsuccessful: set[str] = set()
+        self.done = 0
+        self.total = 0
 
     def add(self, job: Job) -> None:
+        known_done, known_total = self._chunks.get(job.job_id, (0, 0))
         total = job.progress.total_count
         done = total if job.state == JobState.JOB_STATE_SUCCEEDED else job.progress.completed_count
-        self._chunks[job.job_id] = (done, max(total, done))
+        self._chunks[job.job_id] = done, total
+        self.done += done - known_done
+        self.total += total - known_total
         if job.state in TERMINAL and job.state != JobState.JOB_STATE_SUCCEEDED:
             self._unsuccessful.add(job.job_id)
         else:
             self._unsuccessful.discard(job.job_id)
 
     @property
-    def done(self) -> int:
-        return sum(done for done, _ in self._chunks.values())
-
-    @property
-    def total(self) -> int:
-        return sum(total for _, total in self._chunks.values())
-
-    @property
     def unsuccessful(self) -> int:
+        """Jobs that have ended without success."""
         return len(self._unsuccessful)
 
 
@@ -91,7 +89,7 @@ class Follower:
                 watch.cancel()
 
     async def _watch(self) -> None:
-        async for job in self._jobs.watch(JobFilter(project_ids=[self._project_id])):
+        async for job in self._jobs.watch(JobFilter(project_ids=[self._project_id]), patient=True):
             self._chunks.add(job)
 
     async def _poll(self) -> None:
@@ -99,8 +97,9 @@ class Follower:
         moved = time.monotonic()
         while True:
             # Read before the call: what was sent by then, the answer knows.
-            complete = self._tally.complete
+            complete, asked = self._tally.complete, time.monotonic()
             counts = await patiently(lambda: self._sources.consistency(self._project_id))
+            took = time.monotonic() - asked
             progress = self._progress(counts)
             if progress != last:
                 last, moved = progress, time.monotonic()
@@ -109,7 +108,8 @@ class Follower:
                 stranded = counts.open_source_count <= self._chunks.unsuccessful
                 if counts.open_source_count == 0 or (stranded and time.monotonic() > moved + STRANDED_SECONDS):
                     return
-            await asyncio.sleep(POLL_SECONDS)
+            # Where counting takes long, it is done seldom.
+            await asyncio.sleep(max(POLL_SECONDS, 10 * took))
 
     def _progress(self, counts: GetConsistencyResponse) -> Progress:
         accepted = len(self._tally.accepted)

@@ -14,6 +14,8 @@ class Fate(StrEnum):
     SKIPPED = "skipped"
     """Not worth extracting, or not a file; `reason` says why."""
     FAILED = "failed"
+    HIDDEN = "hidden"
+    """Left out because its name begins with a dot; of a directory, all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,5 +44,5 @@ class Tally:
         self.counts[outcome.fate] += 1
         if outcome.fate in (Fate.SKIPPED, Fate.FAILED):
             self.exceptions.append(outcome)
-        else:
+        elif outcome.source_id:
             self.accepted.add(UUID(outcome.source_id))

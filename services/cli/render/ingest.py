@@ -165,9 +165,10 @@ def _exception(state: str, path: str, reason: str) -> Text:
 
 
 def tally_line(tally: Tally) -> Text:
-    total = sum(tally.counts.values())
-    parts = ", ".join(f"{tally.counts[fate]:,} {fate}" for fate in Fate)
-    return Text(f"{total:,} paths: {parts}")
+    hidden = tally.counts[Fate.HIDDEN]
+    parts = ", ".join(f"{tally.counts[fate]:,} {fate}" for fate in Fate if fate is not Fate.HIDDEN)
+    left_out = f"; {hidden:,} hidden left out" if hidden else ""
+    return Text(f"{tally.counts.total() - hidden:,} paths: {parts}{left_out}")
 
 
 def result_line(result: Result, *, seconds: float) -> Text:

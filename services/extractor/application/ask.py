@@ -23,7 +23,7 @@ from services.shared.retry import Backoff
 logger = structlog.stdlib.get_logger(__name__)
 
 
-class ChunkFailed(Exception):  # noqa: N818 - named for what happened
+class ChunkFailed(Exception):
     """The model gave no answer. `final` when asking again cannot help."""
 
     def __init__(self, *, reason: Reason, message: str, final: bool) -> None:

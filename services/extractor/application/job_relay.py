@@ -124,6 +124,7 @@ def _rejection(intent: Intent, error: RemoteError) -> Rejection:
     return Rejection(
         key=intent.key,
         version=intent.version,
+        lease_token=intent.lease_token,
         reason=error.reason,
         message=error.message,
         context={

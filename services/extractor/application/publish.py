@@ -16,7 +16,7 @@ from services.extractor.domain.chunk import ChunkRow, ChunkState, decode
 from services.extractor.domain.facts import ChunkFindings, Distillate, distil
 from services.extractor.domain.outbox import Topic
 from services.extractor.domain.source import Ending, SourceState, SourceVersion
-from services.shared.telemetry.tracing import current_traceparent
+from services.shared.telemetry import tracing
 
 
 class PublishVersion:
@@ -33,8 +33,10 @@ class PublishVersion:
         if ending.state is SourceState.FAILED:
             return await self.skip(version, ending, chunk_count=len(chunks))
         distillate = await asyncio.to_thread(_distil, chunks, version, text)
-        async with self._unit_of_work() as repositories:
-            await self._replace(repositories, version, distillate, ending)
+        attributes = {"source.id": str(ref.source_id), "fact.count": len(distillate.facts)}
+        with tracing.span("publish facts", attributes=attributes):
+            async with self._unit_of_work() as repositories:
+                await self._replace(repositories, version, distillate, ending)
         self._wake(Topic.FACT)
         return Report(ending=ending, chunk_count=len(chunks), fact_count=len(distillate.facts))
 
@@ -63,7 +65,7 @@ class PublishVersion:
         if ref.version >= visible:
             await repositories.versions.show(ref)
             await repositories.facts.replace(
-                project_id, ref.source_id, distillate.facts, traceparent=current_traceparent()
+                project_id, ref.source_id, distillate.facts, traceparent=tracing.current_traceparent()
             )
             await repositories.facts.replace_entities(project_id, ref.source_id, distillate.mentions, distillate.facts)
         await repositories.versions.finish(ref, ending)

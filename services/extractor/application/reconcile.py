@@ -8,7 +8,6 @@ outbox like everything else. What a run finds is written down as it goes, so tha
 on any replica can follow it and another replica can finish it.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -23,14 +22,15 @@ from services.extractor.domain.reconciliation import (
     EMPTY,
     Bucket,
     Drift,
+    FactState,
     PointState,
     Run,
     RunRequest,
     RunState,
     compare,
     counted,
+    moving,
     settled,
-    unchanged,
 )
 from services.shared.errors import RemoteError, ServiceError
 from services.shared.telemetry.tracing import current_traceparent
@@ -51,7 +51,7 @@ class _Finding:
     drifts: Sequence[Drift]
 
 
-class OwnerChanged(Exception):  # noqa: N818 - named for what happened
+class OwnerChanged(Exception):
     """Another replica goes on with the run."""
 
 
@@ -85,8 +85,11 @@ class Reconciler:
     async def go_on(self, run: Run) -> Run:
         """Works to the end. A failure of a peer ends the run as FAILED, and is raised."""
         try:
+            suspicious = await self._projects_disagree() and await self._projects_disagree()
             while run.next_bucket < BUCKET_COUNT:
                 run = await self._slice(run)
+            if suspicious:
+                run = await self._audit(run)
             run = replace(run, state=RunState.DONE)
             await self._write(run)
         except (RemoteError, ServiceError):
@@ -123,44 +126,65 @@ class Reconciler:
         await self._write(run)
         return run
 
+    async def _projects_disagree(self) -> bool:
+        """Whether some project has more or fewer points than its facts and pending intents explain.
+
+        A digest does not cover the project of a point, so that points of a wrong project only show in these counts.
+        """
+        async with self._unit_of_work() as repositories:
+            counts = await repositories.reconciliations.counts()
+        for count in counts:
+            points = await self._index.live_points(count.project_id)
+            if abs(points - count.live) > count.pending:
+                return True
+        return False
+
+    async def _audit(self, run: Run) -> Run:
+        """Compares every fact by id. The digests of the run stand as they are."""
+        for first in range(0, BUCKET_COUNT, _GROUP):
+            finding = await self._compare(run.epoch, range(first, first + _GROUP))
+            run = await self._repair(run, finding)
+            await self._write(run)
+        return run
+
     async def _descend(self, run: Run, buckets: Sequence[int]) -> Run:
         finding = await self._compare(run.epoch, buckets)
+        run = await self._repair(run, finding)
+        return replace(run, facts=run.facts.plus(finding.facts), points=run.points.plus(finding.points))
+
+    async def _repair(self, run: Run, finding: _Finding) -> Run:
+        if not finding.drifts:
+            return run
         repaired: set[UUID] = set()
-        if finding.drifts:
-            async with self._unit_of_work() as repositories:
-                if not run.dry_run:
-                    repaired = await repositories.reconciliations.repair(
-                        finding.drifts, traceparent=current_traceparent()
-                    )
-                await repositories.reconciliations.record(run.run_id, finding.drifts, repaired=repaired)
-            self._wake(Topic.FACT)
-            logger.warning("drift_found", count=len(finding.drifts), repaired=len(repaired))
+        async with self._unit_of_work() as repositories:
+            if not run.dry_run:
+                repaired = await repositories.reconciliations.repair(finding.drifts, traceparent=current_traceparent())
+            new = await repositories.reconciliations.record(run.run_id, finding.drifts, repaired=repaired)
+        self._wake(Topic.FACT)
+        logger.warning("drift_found", count=len(new), repaired=len(repaired))
         return replace(
             run,
-            facts=run.facts.plus(finding.facts),
-            points=run.points.plus(finding.points),
-            drift_counts=counted(run.drift_counts, finding.drifts),
+            drift_counts=counted(run.drift_counts, [drift for drift in finding.drifts if drift.fact_id in new]),
             repaired=run.repaired + len(repaired),
         )
 
     async def _compare(self, epoch: int, buckets: Sequence[int]) -> _Finding:
-        """Facts, then points, then facts again: only what has not moved in between is judged."""
+        """Facts and pending intents, then points, then both again: only what has not moved in between is judged.
+
+        A fact written before the first look has its intent in the outbox until the index has it, and so before its
+        point is read; one written after the first look has another version at the second.
+        """
+        facts, pending = await self._facts(buckets)
+        points = await self._points(epoch, buckets)
+        later, still_pending = await self._facts(buckets)
+        skipped = pending | still_pending | moving(facts, later)
+        left, right = settled(facts, points, pending=skipped, epoch=epoch)
+        return _Finding(facts=left, points=right, drifts=list(compare(facts, points, pending=skipped, epoch=epoch)))
+
+    async def _facts(self, buckets: Sequence[int]) -> tuple[dict[UUID, FactState], frozenset[UUID]]:
         async with self._unit_of_work() as repositories:
             facts = await repositories.reconciliations.facts_in(buckets)
-        points = await self._points(epoch, buckets)
-        ids = list(facts.keys() | points.keys())
-        async with self._unit_of_work() as repositories:
-            later = await repositories.reconciliations.facts_in(buckets)
-            pending = await repositories.reconciliations.pending([*ids, *(later.keys() - facts.keys())])
-        moving = pending | {fact_id for fact_id, fact in facts.items() if fact.pending}
-        moving |= {
-            fact_id
-            for fact_id in facts.keys() | later.keys()
-            if fact_id not in facts or fact_id not in later or facts[fact_id].version != later[fact_id].version
-        }
-        drifts = unchanged(compare(facts, points, pending=moving, epoch=epoch), later, moving)
-        left, right = settled(facts, points, pending=moving, epoch=epoch)
-        return _Finding(facts=left, points=right, drifts=drifts)
+            return facts, await repositories.reconciliations.pending_in(buckets)
 
     async def _points(self, epoch: int, buckets: Sequence[int]) -> dict[UUID, PointState]:
         points: dict[UUID, PointState] = {}
@@ -178,5 +202,3 @@ def _sum(known: Bucket, buckets: Mapping[int, Bucket], which: Sequence[int]) -> 
     for bucket in which:
         known = known.plus(buckets.get(bucket, EMPTY))
     return known
-
-

@@ -1,7 +1,7 @@
 """Applies what the indexer says became of facts: one transaction per batch of acknowledgements."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -30,8 +30,11 @@ _COLLISION = Reason.RESOURCE_EXISTS
 
 
 class SettleFacts:
-    def __init__(self, *, unit_of_work: UnitOfWork, rng: random.Random) -> None:
+    """`suspect` is told when the index knows more than the database, which was then restored."""
+
+    def __init__(self, *, unit_of_work: UnitOfWork, rng: random.Random, suspect: Callable[[], None]) -> None:
         self._unit_of_work = unit_of_work
+        self._suspect = suspect
         self._rng = rng
         self._patience = RetryPolicy(attempts=5, rng=rng)
 
@@ -61,6 +64,7 @@ class SettleFacts:
             logger.warning("intent_rejected", fact_id=str(each.key), reason=each.reason.name, message=each.message)
         if reissued:
             logger.warning("index_was_ahead", fact_count=len(reissued))
+            self._suspect()
         return len(recorded) < len(applied) or bool(ahead)
 
     def _postponed(self, acknowledgement: Acknowledgement, sent: FactIntent) -> Postponed:
@@ -99,6 +103,7 @@ def _rejection(acknowledgement: Acknowledgement, sent: FactIntent) -> Rejection:
     return Rejection(
         key=sent.intent.key,
         version=sent.intent.version,
+        lease_token=sent.intent.lease_token,
         reason=failure.reason if failure else Reason.UNSPECIFIED,
         message=failure.message if failure else "the indexer gave no reason",
         context={

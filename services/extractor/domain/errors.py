@@ -8,7 +8,7 @@ ServiceError
     └── StaleHolder         FAILED_PRECONDITION LEASE_LOST
 """
 
-# ruff: noqa: N818 - errors are named for what happened
+
 
 from services.shared.errors import Code, Reason, ServiceError
 

@@ -122,6 +122,7 @@ class Rejection:
 
     key: UUID
     version: int
+    lease_token: int
     reason: Reason
     message: str
     context: Mapping[str, Any]

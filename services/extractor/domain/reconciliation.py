@@ -5,7 +5,7 @@ digest is the XOR of one share per live fact, so that neither order nor writes e
 matter. All of this is arithmetic of the contract (`scristill.indexer.v1.BucketDigest`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
@@ -38,14 +38,13 @@ class RunState(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactState:
-    """A live fact as PostgreSQL has it. `pending`: an intent waits or is under way, so it is not to be judged."""
+    """A live fact as PostgreSQL has it."""
 
     fact_id: UUID
     project_id: UUID
     source_id: UUID
     version: int
     content_hash: bytes
-    pending: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +76,15 @@ class Drift:
     @property
     def indexed_version(self) -> int:
         return self.point.version if self.point else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectCount:
+    """Live facts of a project, and its intents that the index is known not to have."""
+
+    project_id: UUID
+    live: int
+    pending: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +177,7 @@ def judge(fact: FactState | None, point: PointState | None, *, epoch: int) -> Dr
 def compare(
     facts: Mapping[UUID, FactState], points: Mapping[UUID, PointState], *, pending: frozenset[UUID], epoch: int
 ) -> Iterator[Drift]:
-    """Disagreements about facts for which no intent is pending."""
+    """Disagreements, but for facts whose intent was under way."""
     for fact_id in sorted(facts.keys() | points.keys()):
         fact, point = facts.get(fact_id), points.get(fact_id)
         kind = judge(fact, point, epoch=epoch)
@@ -177,17 +185,13 @@ def compare(
             yield Drift(fact_id=fact_id, kind=kind, fact=fact, point=point)
 
 
-def unchanged(drifts: Iterable[Drift], facts: Mapping[UUID, FactState], pending: frozenset[UUID]) -> list[Drift]:
-    """Drifts about whose facts PostgreSQL still says the same, with no intent pending: these are real.
-
-    The point was read between the two looks at the fact. Had a write been under way in
-    between, the fact's version would have grown or its intent would still be there.
-    """
-    return [
-        drift
-        for drift in drifts
-        if drift.fact_id not in pending and _version(facts.get(drift.fact_id)) == _version(drift.fact)
-    ]
+def moving(before: Mapping[UUID, FactState], after: Mapping[UUID, FactState]) -> frozenset[UUID]:
+    """Facts that were written between two looks at them."""
+    return frozenset(
+        fact_id
+        for fact_id in before.keys() | after.keys()
+        if _version(before.get(fact_id)) != _version(after.get(fact_id))
+    )
 
 
 def settled(

@@ -1,18 +1,13 @@
-"""Between protobuf and values: facts, entities, coverage, dead letters."""
+"""Between protobuf and values: facts, entities, coverage."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from google.protobuf import duration_pb2
-from scristill.extractor.v1 import (
-    consistency_service_pb2,
-    extraction_pb2,
-    extraction_service_pb2,
-)
+from scristill.extractor.v1 import extraction_pb2, extraction_service_pb2
 
 from services.extractor.domain.coverage import Coverage, CoverageRange
 from services.extractor.domain.extraction import (
-    Consistency,
     Entity,
     EntityPosition,
     Extraction,
@@ -20,7 +15,6 @@ from services.extractor.domain.extraction import (
     ExtractionPosition,
 )
 from services.extractor.domain.grounding import GroundedValue
-from services.extractor.domain.outbox import DeadLetter
 from services.extractor.entrypoints.mapping import reason, timestamp
 from services.shared.errors import PageTokenInvalid
 from services.shared.paging import decode_token, encode_token
@@ -152,30 +146,4 @@ def _range(each: CoverageRange) -> extraction_pb2.CoverageRange:
         extraction_count=each.extraction_count,
         reason=reason(each.reason),
         message=each.message,
-    )
-
-
-def from_consistency(counts: Consistency, *, now: datetime) -> consistency_service_pb2.GetConsistencyResponse:
-    oldest = counts.oldest_intent_time
-    return consistency_service_pb2.GetConsistencyResponse(
-        fact_count=counts.fact_count,
-        indexed_count=counts.indexed_count,
-        pending_intent_count=counts.pending_intent_count,
-        oldest_intent_age=duration(max(now - oldest, timedelta())) if oldest else None,
-        dead_letter_count=counts.dead_letter_count,
-        open_source_count=counts.open_source_count,
-    )
-
-
-def from_dead_letter(letter: DeadLetter) -> consistency_service_pb2.DeadLetter:
-    return consistency_service_pb2.DeadLetter(
-        fact_id=str(letter.key),
-        version=letter.version,
-        project_id=str(letter.project_id),
-        source_id=str(letter.source_id),
-        reason=reason(letter.reason),
-        message=letter.message,
-        attempts=letter.attempts,
-        context=letter.context,
-        fail_time=timestamp(letter.fail_time),
     )

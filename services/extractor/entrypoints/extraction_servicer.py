@@ -1,7 +1,5 @@
 """`ExtractionService`."""
 
-# ruff: noqa: N802, ARG002 - methods and parameters are named by gRPC
-
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from uuid import UUID

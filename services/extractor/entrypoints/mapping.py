@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from uuid import UUID
 
 from google.protobuf import timestamp_pb2
 from scristill.errors.v1 import error_reason_pb2
 from scristill.extractor.v1 import project_pb2, project_service_pb2, source_pb2, source_service_pb2
 
+from services.extractor.application.certify import DeletionCertificate
 from services.extractor.application.sources import CreateResult
 from services.extractor.domain.grounding import GroundingPolicy
 from services.extractor.domain.project import NewProject, Project
@@ -185,6 +185,12 @@ def from_create_result(result: CreateResult) -> source_service_pb2.CreateSourceR
     )
 
 
-def to_uuid(text: str) -> UUID:
-    """The contract has checked the form."""
-    return UUID(text)
+def from_certificate(certificate: DeletionCertificate) -> source_service_pb2.DeletionCertificate:
+    return source_service_pb2.DeletionCertificate(
+        fact_count=certificate.fact_count,
+        chunk_count=certificate.chunk_count,
+        point_count=certificate.point_count,
+        cached_result_count=certificate.cached_result_count,
+        remaining_point_count=certificate.remaining_point_count,
+        fact_digest=certificate.fact_digest,
+    )

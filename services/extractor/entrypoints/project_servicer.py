@@ -1,7 +1,5 @@
 """`ProjectService`."""
 
-# ruff: noqa: N802, ARG002 - methods and parameters are named by gRPC
-
 from functools import partial
 from uuid import UUID
 

@@ -1,7 +1,5 @@
 """`SourceService`."""
 
-# ruff: noqa: N802, ARG002 - methods and parameters are named by gRPC
-
 import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -9,11 +7,12 @@ from uuid import UUID
 from scristill.extractor.v1 import source_service_pb2 as pb
 from scristill.extractor.v1.source_service_pb2_grpc import SourceServiceServicer
 
-from services.extractor.application.sources import CreateResult, SourceCommands, SourceQueries
+from services.extractor.application.certify import CertifyDeletion
+from services.extractor.application.sources import SourceCommands, SourceQueries
 from services.extractor.domain.source import NewSource, SourceFilter
 from services.extractor.entrypoints import mapping
 from services.extractor.entrypoints.extraction_mapping import decode_moment, encode_moment
-from services.shared.errors import InvalidRequest, TooLarge, Unimplemented
+from services.shared.errors import Cancelled, InvalidRequest, TooLarge, Unimplemented
 from services.shared.grpc.interceptors.base import Context
 from services.shared.paging import page_size
 
@@ -26,11 +25,13 @@ class SourceServicer(SourceServiceServicer):
         *,
         commands: SourceCommands,
         queries: SourceQueries,
+        certify: CertifyDeletion,
         max_upload_bytes: int,
         upload_concurrency: int,
     ) -> None:
         self._commands = commands
         self._queries = queries
+        self._certify = certify
         self._max_upload_bytes = max_upload_bytes
         self._uploads = asyncio.Semaphore(upload_concurrency)
 
@@ -46,7 +47,12 @@ class SourceServicer(SourceServiceServicer):
         if first is None or first.WhichOneof("frame") != "header":
             raise InvalidRequest.of("header", "must be the first frame")
         async with self._uploads:
-            result = await self._upload(first.header, request_iterator)
+            source = await self._receive(first.header, request_iterator)
+            # The requests of a call that was cancelled end as if the client had closed its side.
+            await asyncio.sleep(0)
+            if context.cancelled():
+                raise Cancelled("the upload was cancelled")
+            result = await self._commands.create_large(UUID(first.header.project_id), source)
         return pb.UploadSourceResponse(result=mapping.from_create_result(result))
 
     async def GetSource(self, request: pb.GetSourceRequest, context: Context) -> pb.GetSourceResponse:
@@ -77,9 +83,11 @@ class SourceServicer(SourceServiceServicer):
         )
 
     async def DeleteSource(self, request: pb.DeleteSourceRequest, context: Context) -> pb.DeleteSourceResponse:
-        if request.certify:
-            raise Unimplemented.of("/scristill.extractor.v1.SourceService/DeleteSource")
-        return pb.DeleteSourceResponse(extraction_count=await self._commands.delete(UUID(request.source_id)))
+        source_id = UUID(request.source_id)
+        if not request.certify:
+            return pb.DeleteSourceResponse(extraction_count=await self._commands.delete(source_id))
+        certificate = mapping.from_certificate(await self._certify(source_id))
+        return pb.DeleteSourceResponse(extraction_count=certificate.fact_count, certificate=certificate)
 
     async def ScrapeUrls(self, request: pb.ScrapeUrlsRequest, context: Context) -> pb.ScrapeUrlsResponse:
         raise Unimplemented.of("/scristill.extractor.v1.SourceService/ScrapeUrls")
@@ -87,7 +95,7 @@ class SourceServicer(SourceServiceServicer):
     async def CrawlSite(self, request: pb.CrawlSiteRequest, context: Context) -> pb.CrawlSiteResponse:
         raise Unimplemented.of("/scristill.extractor.v1.SourceService/CrawlSite")
 
-    async def _upload(self, header: pb.UploadHeader, requests: AsyncIterator[pb.UploadSourceRequest]) -> CreateResult:
+    async def _receive(self, header: pb.UploadHeader, requests: AsyncIterator[pb.UploadSourceRequest]) -> NewSource:
         content = bytearray()
         async for frame in requests:
             if frame.WhichOneof("frame") != "chunk":
@@ -101,5 +109,4 @@ class SourceServicer(SourceServiceServicer):
                 )
         if header.size_bytes and len(content) != header.size_bytes:
             raise InvalidRequest.of("header.size_bytes", f"is {header.size_bytes}, but {len(content)} bytes came")
-        source = NewSource(spec=mapping.to_spec(header.spec), content=bytes(content))
-        return await self._commands.create_large(UUID(header.project_id), source)
+        return NewSource(spec=mapping.to_spec(header.spec), content=bytes(content))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.indexer.application.await_watermark import AwaitWatermark
 from services.indexer.application.epochs import Epochs
 from services.indexer.application.ports import FactSearcher, SparseEncoder, SparseVector
 from services.indexer.application.vectors import Vectorizer
@@ -11,6 +12,9 @@ from services.indexer.domain.errors import CollectionMissing
 from services.indexer.domain.search import Hit, Query, SearchMode, ranking
 from services.shared import deadlines
 from services.shared.errors import DeadlineUnreachable
+
+_LONGEST_WAIT = 30.0
+_SEARCH_RESERVE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +33,14 @@ class SearchFacts:
         searcher: FactSearcher,
         vectorizer: Vectorizer,
         sparse: SparseEncoder,
+        await_watermark: AwaitWatermark,
         timeout_seconds: float,
     ) -> None:
         self._epochs = epochs
         self._searcher = searcher
         self._vectorizer = vectorizer
         self._sparse = sparse
+        self._await_watermark = await_watermark
         self._timeout = timeout_seconds
 
     async def __call__(self, query: Query) -> Page:
@@ -47,6 +53,8 @@ class SearchFacts:
             return await self._search((await self._epochs.view()).serving, query)
 
     async def _search(self, epoch: Epoch, query: Query) -> Page:
+        if query.watermark is not None:
+            await self._await_watermark(epoch, query.watermark, seconds=self._patience())
         dense: Sequence[float] = ()
         if query.mode is not SearchMode.SPARSE:
             dense = await self._vectorizer.query(epoch, query.text, project_id=query.project_id)
@@ -59,6 +67,11 @@ class SearchFacts:
         page = places[query.offset : end]
         hits: Sequence[Hit] = await self._searcher.load(epoch, page) if page else ()
         return Page(hits=hits, epoch=epoch.number, next_offset=end if len(places) > end else None)
+
+    def _patience(self) -> float:
+        """What may be spent on waiting, so that time is left for the search itself."""
+        remaining = deadlines.remaining()
+        return _LONGEST_WAIT if remaining is None else max(0.0, remaining - _SEARCH_RESERVE)
 
     def _seconds_left(self) -> float:
         remaining = deadlines.remaining()

@@ -58,6 +58,8 @@ class Intent:
     content_hash: bytes
     content: FactContent | None = None
     vector: Sequence[float] = ()
+    traceparent: str = ""
+    """Of the transaction that stated the intent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

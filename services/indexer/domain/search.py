@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from services.indexer.domain.consistency import Watermark
 from services.indexer.domain.fact import FactContent, FactId
 
 
@@ -38,6 +39,8 @@ class Query:
     limit: int = 10
     min_score: float = 0.0
     max_hits_per_source: int = 0
+    watermark: Watermark | None = None
+    """What must be applied before the search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """`IndexerService` on the wire."""
 
-# ruff: noqa: N802, ARG002 - methods and parameters are named by gRPC
+
 
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice

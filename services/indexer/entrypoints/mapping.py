@@ -12,6 +12,7 @@ from protovalidate import Validator
 from scristill.indexer.v1 import fact_pb2, indexer_service_pb2, search_service_pb2
 
 from services.indexer.application.inspect_index import Digests, IndexStats
+from services.indexer.domain.consistency import read_token
 from services.indexer.domain.digest import BucketDigest
 from services.indexer.domain.epochs import Epoch, EpochState
 from services.indexer.domain.errors import TextEmpty, TooLarge
@@ -83,6 +84,7 @@ class IntentReader:
             content_hash=message.content_hash,
             content=content,
             vector=message.vector,
+            traceparent=message.traceparent,
         )
 
 
@@ -215,6 +217,7 @@ def query_from(request: search_service_pb2.SearchRequest, *, offset: int) -> Que
         limit=page_size(request.page_size, default=_DEFAULT_HITS, maximum=_MAX_HITS),
         min_score=request.min_score,
         max_hits_per_source=request.max_hits_per_source,
+        watermark=read_token(request.consistency_token) if request.consistency_token else None,
     )
 
 

@@ -1,17 +1,14 @@
 """`SearchService` on the wire."""
 
-# ruff: noqa: N802, ARG002 - methods and parameters are named by gRPC
+
 
 from scristill.indexer.v1 import search_service_pb2 as pb
 from scristill.indexer.v1 import search_service_pb2_grpc as pb_grpc
 
 from services.indexer.application.search_facts import SearchFacts
 from services.indexer.entrypoints import mapping
-from services.shared.errors import Unimplemented
 from services.shared.grpc.interceptors.base import Context
 from services.shared.paging import decode_token, encode_token
-
-_CONSISTENCY = "/scristill.indexer.v1.SearchService/Search with consistency_token"
 
 
 class SearchServicer(pb_grpc.SearchServiceServicer):
@@ -19,8 +16,6 @@ class SearchServicer(pb_grpc.SearchServiceServicer):
         self._search = search
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
-        if request.consistency_token:
-            raise Unimplemented.of(_CONSISTENCY)
         arguments = mapping.search_arguments(request)
         position = decode_token(request.page_token, arguments=arguments)
         query = mapping.query_from(request, offset=position["offset"] if position else 0)

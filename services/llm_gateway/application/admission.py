@@ -59,6 +59,7 @@ class Admission:
         self._gate_until = 0.0
         self._reopening: asyncio.TimerHandle | None = None
         self._service_seconds: float | None = None
+        self._changed = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -77,6 +78,11 @@ class Admission:
         return self._queue_limits.total
 
     @property
+    def gate_opens(self) -> float:
+        """When the gate opens or has opened, on the monotonic clock."""
+        return self._gate_until
+
+    @property
     def gate_seconds(self) -> float:
         """How long the gate stays shut."""
         return max(0.0, self._gate_until - self._clock.monotonic())
@@ -90,6 +96,10 @@ class Admission:
         turns = (len(self._queue) + 1) / max(1, self._limit.limit)
         return timedelta(seconds=self.gate_seconds + turns * self._service_seconds)
 
+    async def next_change(self) -> None:
+        """Returns once anything above may have changed."""
+        await self._changed.wait()
+
     def record(self, sample: Sample) -> None:
         """How a call that held a slot went."""
         self._limit.record(sample)
@@ -101,12 +111,14 @@ class Admission:
         if self._reopening is not None:
             self._reopening.cancel()
         self._reopening = asyncio.get_running_loop().call_later(self.gate_seconds, self._dispatch)
+        self._note_change()
 
     @asynccontextmanager
     async def slot(self, ticket: Ticket, *, on_queued: Callable[[Queued], None]) -> AsyncGenerator[None]:
         """Holds one slot for the block. `on_queued` is called once if the request has to wait."""
         if self._is_free() and not self._queue:
             self._in_flight += 1
+            self._note_change()
         else:
             await self._wait(ticket, on_queued)
         started = self._clock.monotonic()
@@ -166,7 +178,12 @@ class Admission:
         self._in_flight -= 1
         self._dispatch()
 
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     def _dispatch(self) -> None:
+        self._note_change()
         while self._queue and self._is_free():
             turn = self._queue.pop()
             if not turn.done():

@@ -35,7 +35,9 @@ from services.llm_gateway.domain.calls import (
 )
 from services.llm_gateway.domain.errors import OutputInvalid, ProviderError, ProviderFailure, ProviderRejection
 from services.llm_gateway.domain.frames import Delta, Done, Frame, Started, UsageReport
+from services.llm_gateway.domain.records import MAX_KEPT_OUTPUT, FailedCall
 from services.shared.clock import Clock
+from services.shared.errors import Reason
 from services.shared.telemetry import tracing
 
 # Larger pieces are cut, to stay far below the size limit of a message.
@@ -66,6 +68,7 @@ class Run:
     deadline: Callable[[], float | None]
     attempt: int = 0
     usage: Usage = field(default_factory=Usage)
+    failures: list[FailedCall] = field(default_factory=list[FailedCall])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +92,11 @@ class Attempts:
             self._checker.require_valid(call.output_format)
         self._retries.begin()
         answer = await self._ask_until_answered(run, question)
-        verdict = await self._check(call, answer)
+        verdict = await self._check(run, answer)
         if verdict.problem is not None and run.route.provider.takes_corrections:
             question = replace(question, prompt=replace(question.prompt, messages=_corrected(call, answer, verdict)))
             answer = await self._ask_until_answered(run, question)
-            verdict = await self._check(call, answer)
+            verdict = await self._check(run, answer)
         if verdict.problem is not None and call.output_format is not None:
             raise OutputInvalid.at(verdict.problem.path, schema=call.output_format.name)
         return Done(
@@ -104,12 +107,32 @@ class Attempts:
             repaired_output=verdict.repaired,
         )
 
-    async def _check(self, call: GenerateCall, answer: _Answer) -> Verdict:
-        if call.output_format is None:
+    async def _check(self, run: Run, answer: _Answer) -> Verdict:
+        schema = run.call.output_format
+        if schema is None:
             return Verdict()
         if len(answer.text) > _INLINE_CHECK_CHARACTERS:
-            return await asyncio.to_thread(self._checker.check, answer.text, call.output_format)
-        return self._checker.check(answer.text, call.output_format)
+            verdict = await asyncio.to_thread(self._checker.check, answer.text, schema)
+        else:
+            verdict = self._checker.check(answer.text, schema)
+        if verdict.problem is not None:
+            problem = f"at {verdict.problem.path or '/'}: {verdict.problem.description}"
+            self._note_failure(run, Reason.OUTPUT_INVALID, problem, output=answer.text)
+        return verdict
+
+    def _note_failure(self, run: Run, reason: Reason, message: str, *, status: int = 0, output: str = "") -> None:
+        model = run.route.provider.model
+        run.failures.append(
+            FailedCall(
+                provider=model.provider,
+                model=model.name,
+                reason=reason,
+                message=message,
+                provider_status=status,
+                output=output[:MAX_KEPT_OUTPUT],
+                fail_time=self._clock.now(),
+            )
+        )
 
     async def _ask_until_answered(self, run: Run, question: Question) -> _Answer:
         model = run.route.provider.model
@@ -118,9 +141,13 @@ class Attempts:
             try:
                 return await self._ask(run, question)
             except ProviderRejection as error:
-                logger.warning("provider_refused", model=model.name, status=error.status, explanation=error.explanation)
+                logger.warning("provider_refused", model=model.name, status=error.status, problem=error.explanation)
+                self._note_failure(run, Reason.PROVIDER_REFUSED, error.explanation, status=error.status)
                 raise error.refused(model.provider) from error
             except ProviderFailure as error:
+                self._note_failure(
+                    run, Reason.PROVIDER_UNAVAILABLE, error.explanation, status=error.status, output=error.output
+                )
                 await self._retries.pause(
                     error,
                     attempt=attempt,
@@ -173,6 +200,7 @@ class _Attempt:
                 return await self._read()
             except ProviderError as error:
                 failure = error
+                error.output = "".join(self._texts)
                 raise
             finally:
                 used = self._settle(started, failure)

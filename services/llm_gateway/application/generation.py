@@ -15,6 +15,7 @@ from dataclasses import replace
 import structlog
 
 from services.llm_gateway.application.attempts import Attempts, GenerationRoute, Run
+from services.llm_gateway.application.dead_letters import Graveyard
 from services.llm_gateway.application.log import GenerationLog, Reader
 from services.llm_gateway.application.ports import (
     CancelRequested,
@@ -31,7 +32,7 @@ from services.llm_gateway.application.recorder import FenceLost, Recorder
 from services.llm_gateway.domain.calls import GenerateCall
 from services.llm_gateway.domain.errors import ProviderUnavailable
 from services.llm_gateway.domain.frames import Done, Frame, Queued, Started
-from services.shared.errors import InternalFault, ServerDraining, ServiceError
+from services.shared.errors import Cancelled, InternalFault, ServerDraining, ServiceError
 
 # How much longer than the lease a follower stays patient, for clocks and networks.
 _PATIENCE_SECONDS = 1.0
@@ -51,6 +52,7 @@ class Generation:
         attempts: Attempts,
         store: ResultStore,
         ledger: UsageLedger,
+        graveyard: Graveyard,
         max_seconds: float,
     ) -> None:
         self.call = call
@@ -62,8 +64,10 @@ class Generation:
         self._attempts = attempts
         self._store = store
         self._ledger = ledger
+        self._graveyard = graveyard
         self._max_seconds = max_seconds
         self._claim: Claimed | None = None
+        self._leaving = False
 
     def deadline(self) -> float | None:
         """When the last of the callers leaves, on the monotonic clock; None when one stays for ever."""
@@ -76,6 +80,7 @@ class Generation:
         try:
             while not self.log.ended:
                 await self._step()
+                _raise_if_cancelled()
         except ServiceError as error:
             self.log.fail(error)
         except asyncio.CancelledError:
@@ -96,11 +101,14 @@ class Generation:
         claim = self._claim
         if claim is None:
             return True
+        self._leaving = True
         if await self._store.abandon(self.call.request_id, fence=claim.fence):
             return True
+        self._leaving = False
         async with aclosing(self._store.follow(self.call.request_id, position=self._store.now)) as batches:
             async for records in batches:
                 asked = any(isinstance(record, CancelRequested) for record in records)
+                self._leaving = asked
                 if asked and await self._store.abandon(self.call.request_id, fence=claim.fence):
                     return True
         return False
@@ -143,10 +151,18 @@ class Generation:
             async with asyncio.TaskGroup() as group:
                 writing = group.create_task(recorder.run(), name="recorder")
                 outcome = await self._outcome(run)
+                if isinstance(outcome, Failed):
+                    await self._graveyard.bury(run, outcome.error)
+                elif claim.fence > 1:
+                    await self._graveyard.raise_again(self.call)
                 recorder.finish(outcome)
                 await writing
         except* FenceLost:
-            logger.warning("fence_lost", request_id=self.call.request_id, fence=claim.fence)
+            if self._leaving:
+                # The run was given up by ourselves, and nobody waits for another one.
+                self.log.fail(Cancelled("all callers have left"))
+            else:
+                logger.warning("fence_lost", request_id=self.call.request_id, fence=claim.fence)
         except* ServiceError as group:
             self.log.fail(_first(group))
         else:
@@ -203,6 +219,13 @@ class Generation:
                 case _:
                     self.log.append(record)
         return self.log.ended
+
+
+def _raise_if_cancelled() -> None:
+    """A task group that ends in errors of its own drops a cancellation that came in the same moment."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _as_stored(record: Record) -> Record:

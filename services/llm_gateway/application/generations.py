@@ -90,6 +90,11 @@ class Generations:
             generation.readers.discard(reader)
             self._left(generation)
 
+    def start_detached(self, call: GenerateCall) -> None:
+        """Begins the call without a caller; does nothing when it runs here already."""
+        if call.request_id not in self._running:
+            self._start(call).detached = True
+
     def _start(self, call: GenerateCall) -> Generation:
         route = self._route(call.model)
         if self._group is None or self._drain.started:

@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from services.llm_gateway.domain.calls import FinishReason, JsonSchema, ModelInfo, Prompt, Sampling, Usage
 from services.llm_gateway.domain.frames import Frame
+from services.llm_gateway.domain.records import DeadLetter, UsageRow
 from services.shared.errors import ServiceError
 
 
@@ -153,10 +155,11 @@ class ResultStore(Protocol):
         """`owner` holds the claim or follows the run. Raises `RequestIdReused` for another payload than before."""
         ...
 
-    async def append(self, request_id: str, *, fence: int, records: Sequence[Record]) -> bool:
+    async def append(self, request_id: str, *, fence: int, number: int, records: Sequence[Record]) -> bool:
         """Stores records and renews the lease. False when the fence is no longer the current one.
 
-        `Done` and `Failed` end the run.
+        `number` counts the writes of a run from 1; the same number stores nothing again. `Done` and `Failed` end the
+        run.
         """
         ...
 
@@ -178,9 +181,38 @@ class ResultStore(Protocol):
 
 
 class UsageLedger(Protocol):
-    """Counts what was used. `record` only takes note; storing happens in the background."""
+    """Counts what was used. `record` only takes note; storing happens in the background, a moment later."""
 
     def record(self, *, project_id: str, model: str, usage: Usage) -> None: ...
+
+    async def rows(self, *, project_id: str, start: datetime, end: datetime) -> Sequence[UsageRow]:
+        """By project, then model; of all projects when none is named. Whole hours: those that `start` and `end` lie in
+        are counted in full."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterPage:
+    """`next_position` is empty on the last page."""
+
+    letters: Sequence[DeadLetter]
+    next_position: str
+
+
+class DeadLetterStore(Protocol):
+    async def put(self, letter: DeadLetter) -> None:
+        """Keeps the letter; of one with the same request id the attempts are taken over."""
+        ...
+
+    async def get(self, request_ids: Sequence[str]) -> dict[str, DeadLetter]: ...
+
+    async def page(self, *, project_id: str, size: int, after: str) -> DeadLetterPage:
+        """Newest first; of all projects when none is named."""
+        ...
+
+    async def delete(self, request_ids: Sequence[str]) -> int:
+        """How many of them existed."""
+        ...
 
 
 class OutputChecker(Protocol):

@@ -23,7 +23,7 @@ _STORE_RETRY_SECONDS = 0.25
 logger = structlog.stdlib.get_logger(__name__)
 
 
-class FenceLost(Exception):  # noqa: N818 - named for what happened
+class FenceLost(Exception):
     """Another replica has taken the call over."""
 
 
@@ -33,6 +33,7 @@ class Recorder:
         self._request_id = request_id
         self._fence = fence
         self._pending: list[Record] = []
+        self._writes = 0
         self._some = asyncio.Event()
         self._finished = asyncio.Event()
 
@@ -57,10 +58,13 @@ class Recorder:
                 raise FenceLost
 
     async def _append(self, records: Sequence[Record]) -> bool:
+        self._writes += 1
         deadline = asyncio.get_running_loop().time() + self._store.lease_seconds
         while True:
             try:
-                return await self._store.append(self._request_id, fence=self._fence, records=records)
+                return await self._store.append(
+                    self._request_id, fence=self._fence, number=self._writes, records=records
+                )
             except Unavailable:
                 if asyncio.get_running_loop().time() > deadline:
                     raise

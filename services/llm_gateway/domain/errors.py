@@ -16,8 +16,6 @@ What a provider adapter raises, for the retry policy to judge:
     └── ProviderFailure        asking again may help; holds `Retry-After`
 """
 
-# ruff: noqa: N818 - errors are named for what happened
-
 from datetime import timedelta
 
 from services.shared.errors import InvalidRequest, NotFound, PreconditionFailed, Reason, Unavailable
@@ -55,12 +53,16 @@ class TextEmpty(InvalidRequest):
 
 
 class ProviderError(Exception):
-    """A failed call to a provider. `explanation` is one sentence without secrets or exception text."""
+    """A failed call to a provider. `explanation` is one sentence without secrets or exception text.
+
+    `output` is what had come until then.
+    """
 
     def __init__(self, explanation: str, *, status: int = 0) -> None:
         super().__init__(explanation)
         self.explanation = explanation
         self.status = status
+        self.output = ""
 
 
 class ProviderRejection(ProviderError):

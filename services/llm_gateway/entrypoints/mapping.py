@@ -1,12 +1,14 @@
 """Protobuf to values and back; no protobuf type passes below this module."""
 
 import hashlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
-from google.protobuf import duration_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
+from scristill.errors.v1 import error_reason_pb2
 from scristill.llm_gateway.v1 import llm_gateway_service_pb2 as pb
 from scristill.llm_gateway.v1 import model_call_pb2 as call_pb
 
+from services.llm_gateway.application.capacity import Capacity
 from services.llm_gateway.application.catalogue import Offer
 from services.llm_gateway.application.embed import Embedded
 from services.llm_gateway.domain.calls import (
@@ -23,6 +25,8 @@ from services.llm_gateway.domain.calls import (
 )
 from services.llm_gateway.domain.errors import TextEmpty
 from services.llm_gateway.domain.frames import Delta, Done, Frame, Queued, Started, UsageReport
+from services.llm_gateway.domain.records import DeadLetter, FailedCall, UsageRow
+from services.shared.errors import Reason
 from services.shared.grpc.errors import to_item_failure
 
 _ROLES = {call_pb.CHAT_ROLE_USER: Role.USER, call_pb.CHAT_ROLE_ASSISTANT: Role.ASSISTANT}
@@ -157,6 +161,87 @@ def model(offer: Offer) -> call_pb.Model:
         enforces_json_schema=info.enforces_json_schema,
         is_default=offer.is_default,
     )
+
+
+def moment(timestamp: timestamp_pb2.Timestamp) -> datetime:
+    return timestamp.ToDatetime(tzinfo=UTC)
+
+
+def operation(value: call_pb.ModelOperation.ValueType) -> Operation:
+    return next(each for each, number in _OPERATIONS.items() if number == value)
+
+
+def capacity(found: Capacity) -> pb.WatchCapacityResponse:
+    wait = found.predicted_wait
+    message = pb.Capacity(
+        concurrency_limit=found.concurrency_limit,
+        in_flight_count=found.in_flight,
+        queued_count=found.queued,
+        queue_limit=found.queue_limit,
+        gate_until_time=_timestamp(found.gate_until) if found.gate_until is not None else None,
+        predicted_wait=_duration(wait) if wait is not None else None,
+    )
+    return pb.WatchCapacityResponse(capacity=message)
+
+
+def usage_row(row: UsageRow) -> pb.UsageRow:
+    return pb.UsageRow(
+        project_id=row.project_id, model=row.model, request_count=row.requests, usage=token_usage(row.usage)
+    )
+
+
+def dead_letter(letter: DeadLetter) -> call_pb.DeadLetter:
+    call = letter.call
+    message = call_pb.DeadLetter(
+        request_id=call.request_id,
+        project_id=call.project_id,
+        model=call.model,
+        prompt=_prompt_message(call.prompt),
+        attempts=[_failed_call(each) for each in letter.attempts],
+        reason=_reason(letter.reason),
+        fail_time=_timestamp(letter.fail_time),
+        usage=token_usage(letter.usage),
+    )
+    if call.sampling is not None:
+        message.sampling.temperature = call.sampling.temperature
+        message.sampling.max_output_tokens = call.sampling.max_output_tokens
+        message.sampling.seed = call.sampling.seed
+        message.sampling.SetInParent()
+    if call.output_format is not None:
+        message.output_format.json_schema.name = call.output_format.name
+        message.output_format.json_schema.schema = call.output_format.schema
+    return message
+
+
+def _prompt_message(prompt: Prompt) -> call_pb.Prompt:
+    roles = {role: number for number, role in _ROLES.items()}
+    return call_pb.Prompt(
+        system=prompt.system,
+        messages=[call_pb.ChatMessage(role=roles[each.role], text=each.text) for each in prompt.messages],
+        documents=[call_pb.Document(document_id=each.document_id, text=each.text) for each in prompt.documents],
+    )
+
+
+def _failed_call(failed: FailedCall) -> call_pb.FailedCall:
+    return call_pb.FailedCall(
+        provider=failed.provider,
+        model=failed.model,
+        reason=_reason(failed.reason),
+        message=failed.message,
+        provider_status=failed.provider_status,
+        output=failed.output,
+        fail_time=_timestamp(failed.fail_time),
+    )
+
+
+def _reason(reason: Reason) -> error_reason_pb2.ErrorReason.ValueType:
+    return error_reason_pb2.ErrorReason.ValueType(reason)
+
+
+def _timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
+    timestamp = timestamp_pb2.Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp
 
 
 def _duration(delay: timedelta) -> duration_pb2.Duration:

@@ -1,30 +1,50 @@
 """`scristill.llm_gateway.v1.LlmGatewayService`."""
 
-# ruff: noqa: N802, ARG002 - methods and parameters are named by gRPC
-
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import timedelta
 
 from scristill.llm_gateway.v1 import llm_gateway_service_pb2 as pb
 from scristill.llm_gateway.v1 import llm_gateway_service_pb2_grpc as pb_grpc
 
+from services.llm_gateway.application.capacity import WatchCapacity
 from services.llm_gateway.application.catalogue import Catalogue
+from services.llm_gateway.application.dead_letters import DeadLetters
 from services.llm_gateway.application.embed import Embed
 from services.llm_gateway.application.generations import Generations
+from services.llm_gateway.application.ports import UsageLedger
 from services.llm_gateway.entrypoints import mapping
 from services.shared import deadlines, paging
 from services.shared.clock import Clock
-from services.shared.errors import Unimplemented
+from services.shared.errors import InvalidRequest
+from services.shared.grpc.errors import to_item_failure
 from services.shared.grpc.interceptors.base import Context
+from services.shared.lifecycle import Drain
 
-_SERVICE = "/scristill.llm_gateway.v1.LlmGatewayService"
+_USAGE_SPAN = timedelta(hours=24)
+_LONGEST_USAGE_SPAN = timedelta(days=92)
 
 
 class LlmGatewayServicer(pb_grpc.LlmGatewayServiceServicer):
-    def __init__(self, *, generations: Generations, embed: Embed, catalogue: Catalogue, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        generations: Generations,
+        embed: Embed,
+        catalogue: Catalogue,
+        watch_capacity: WatchCapacity,
+        ledger: UsageLedger,
+        dead_letters: DeadLetters,
+        drain: Drain,
+        clock: Clock,
+    ) -> None:
         self._generations = generations
         self._embed = embed
         self._catalogue = catalogue
+        self._watch_capacity = watch_capacity
+        self._ledger = ledger
+        self._dead_letters = dead_letters
+        self._drain = drain
         self._clock = clock
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncGenerator[pb.GenerateResponse]:
@@ -63,24 +83,50 @@ class LlmGatewayServicer(pb_grpc.LlmGatewayServiceServicer):
     async def WatchCapacity(
         self, request: pb.WatchCapacityRequest, context: Context
     ) -> AsyncGenerator[pb.WatchCapacityResponse]:
-        raise Unimplemented.of(f"{_SERVICE}/WatchCapacity")
-        yield  # makes this a stream like the others
+        capacities = self._watch_capacity(model=request.model, operation=mapping.operation(request.operation))
+        yield pb.WatchCapacityResponse(opened=pb.CapacityOpened())
+        async for capacity in self._drain.guard(capacities):
+            yield mapping.capacity(capacity)
+        yield pb.WatchCapacityResponse(draining=pb.CapacityDraining())
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
-        raise Unimplemented.of(f"{_SERVICE}/GetUsage")
+        end = mapping.moment(request.end_time) if request.HasField("end_time") else self._clock.now()
+        start = mapping.moment(request.start_time) if request.HasField("start_time") else end - _USAGE_SPAN
+        if start >= end:
+            raise InvalidRequest.of("start_time", "must be before end_time")
+        if end - start > _LONGEST_USAGE_SPAN:
+            raise InvalidRequest.of("start_time", f"must be at most {_LONGEST_USAGE_SPAN.days} days before end_time")
+        rows = await self._ledger.rows(project_id=request.project_id, start=start, end=end)
+        return pb.GetUsageResponse(rows=[mapping.usage_row(row) for row in rows])
 
     async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, context: Context) -> pb.ListDeadLettersResponse:
-        raise Unimplemented.of(f"{_SERVICE}/ListDeadLetters")
+        arguments = {"project_id": request.project_id}
+        position = paging.decode_token(request.page_token, arguments=arguments)
+        page = await self._dead_letters.page(
+            project_id=request.project_id,
+            size=paging.page_size(request.page_size),
+            after=str(position["after"]) if position else "",
+        )
+        token = paging.encode_token({"after": page.next_position}, arguments=arguments) if page.next_position else ""
+        return pb.ListDeadLettersResponse(
+            dead_letters=[mapping.dead_letter(letter) for letter in page.letters], next_page_token=token
+        )
 
     async def ReplayDeadLetters(
         self, request: pb.ReplayDeadLettersRequest, context: Context
     ) -> pb.ReplayDeadLettersResponse:
-        raise Unimplemented.of(f"{_SERVICE}/ReplayDeadLetters")
+        outcomes = await self._dead_letters.replay(request.request_ids)
+        return pb.ReplayDeadLettersResponse(
+            results=[
+                pb.ReplayResult(request_id=request_id, failure=to_item_failure(failure) if failure else None)
+                for request_id, failure in zip(request.request_ids, outcomes, strict=True)
+            ]
+        )
 
     async def DeleteDeadLetters(
         self, request: pb.DeleteDeadLettersRequest, context: Context
     ) -> pb.DeleteDeadLettersResponse:
-        raise Unimplemented.of(f"{_SERVICE}/DeleteDeadLetters")
+        return pb.DeleteDeadLettersResponse(deleted_count=await self._dead_letters.delete(request.request_ids))
 
     def _deadline(self) -> float | None:
         remaining = deadlines.remaining()

@@ -220,7 +220,7 @@ class Dispatcher:
         hungry = [stream for stream in self._streams.values() if stream.room > 0]
         assigned: list[tuple[LeaseStream, Entry]] = []
         while hungry and len(assigned) < CLAIM_LIMIT:
-            share = max(1, (CLAIM_LIMIT - len(assigned)) // len(hungry))
+            share = max(1, min(CLAIM_LIMIT - len(assigned), len(self._index)) // len(hungry))
             for stream in list(hungry):
                 types = [name for name in stream.types if name not in self._paused]
                 entries = self._index.take(types, min(share, stream.room, CLAIM_LIMIT - len(assigned)))

@@ -44,7 +44,7 @@ class ProduceJobs:
         self._reading = reading
         self._dispatcher = dispatcher
         self._signals = signals
-        self._singles = Batcher(self._create_roots, name="create", max_weight=_GROUP_COMMIT, concurrency=2)
+        self._singles = Batcher(self._create_roots, name="create", max_weight=_GROUP_COMMIT)
 
     async def __aenter__(self) -> Self:
         await self._singles.__aenter__()

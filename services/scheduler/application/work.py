@@ -12,14 +12,15 @@ from typing import Self, TypeVar
 from services.scheduler.application.dispatcher import Dispatcher
 from services.scheduler.application.ports import JobLeases, Renewed, Settled, Settlement
 from services.scheduler.application.signals import Signals
-from services.scheduler.domain.job import Completion, Directive, FailedAttempt, Release, Renewal
+from services.scheduler.domain.job import Completion, Directive, FailedAttempt, JobState, Release, Renewal
 from services.shared.batching import Batcher
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 _MAX_STATEMENT_ITEMS = 1000
-_CONCURRENT_STATEMENTS = 2
+# One at a time: what arrives meanwhile shares the next statement, and batches form by themselves under load.
+_CONCURRENT_STATEMENTS = 1
 
 Requests = Sequence[Sequence[ItemT]]
 
@@ -78,7 +79,9 @@ class WorkOnJobs:
         self._dispatcher.settled(settlement)
         self._signals.count_ended(settlement.ended)
         self._signals.changed.set()
-        self._signals.delayed.set()
+        waiting = sum(outcome.state is JobState.PENDING for outcome in settlement.outcomes)
+        if waiting > len(settlement.ready):
+            self._signals.delayed.set()
         return _split(settlement.outcomes, requests)
 
 

@@ -56,6 +56,7 @@ def token_matches(job: Job, lease: LeaseRef) -> bool:
 
 
 def lease_has_run_out(job: Job, now: datetime) -> bool:
+    """False for a job that nobody holds: it has no lease."""
     return job.lease_expire_time is not None and job.lease_expire_time < now
 
 
@@ -171,7 +172,7 @@ def release(job: Job, *, lease: LeaseRef, delay: timedelta, checkpoint: str, now
 
 def expire(job: Job, *, now: datetime) -> Job:
     """Takes the job from a holder that did not renew in time. Counts as a stall, not as an attempt."""
-    if not is_held(job) or not lease_has_run_out(job, now):
+    if not lease_has_run_out(job, now):
         raise JobStateConflict.of(job_id=job.job_id, state=job.state.name, step="expire")
     stalled = replace(job, attempt=job.attempt - 1, stall_count=job.stall_count + 1, lease_end=LeaseEnd.STALLED)
     if not deadline_allows(job, now):
@@ -182,10 +183,10 @@ def expire(job: Job, *, now: datetime) -> Job:
 
 
 def cancel(job: Job, *, now: datetime) -> Job:
-    """Ends a waiting job at once, asks the holder of a running one, leaves a terminal one alone."""
+    """Ends a waiting job at once, asks the holder of a running one, leaves any other alone."""
     if is_waiting(job):
         return _ended(replace(job, cancel_requested=True), JobState.CANCELLED, now)
-    if is_held(job):
+    if is_held(job) and not wants_to_end(job):
         return replace(job, cancel_requested=True, update_time=now)
     return job
 

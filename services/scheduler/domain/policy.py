@@ -12,11 +12,12 @@ class TypePolicy:
     """The rules of one type of job.
 
     `lease_duration` is also the time after which a holder that no longer renews counts
-    as stalled. `total_deadline` runs from the first lease, over all attempts.
+    as stalled. Directives such as a cancel travel with heartbeats, so these are short also
+    where leases are long. `total_deadline` runs from the first lease, over all attempts.
     """
 
     lease_duration: timedelta = timedelta(minutes=5)
-    heartbeat_interval: timedelta | None = None
+    heartbeat_interval: timedelta = timedelta(seconds=15)
     total_deadline: timedelta | None = None
     max_attempts: int = 5
     max_stalls: int = 3
@@ -26,8 +27,7 @@ class TypePolicy:
     @property
     def heartbeat(self) -> timedelta:
         """How often a holder must renew: what is configured, but never less often than a third of the lease."""
-        third = self.lease_duration / LEASE_PER_HEARTBEAT
-        return min(self.heartbeat_interval, third) if self.heartbeat_interval else third
+        return min(self.heartbeat_interval, self.lease_duration / LEASE_PER_HEARTBEAT)
 
     def backoff(self, *, attempt: int, jitter: float) -> timedelta:
         """Wait after failed attempt number `attempt` (from 1): exponential, with full jitter in [0, 1)."""
@@ -44,6 +44,10 @@ class Policies:
 
     def of(self, job_type: str) -> TypePolicy:
         return self.by_type.get(job_type, self.default)
+
+    @property
+    def shortest_lease(self) -> timedelta:
+        return min(policy.lease_duration for policy in (self.default, *self.by_type.values()))
 
 
 DEFAULT_POLICIES: Mapping[str, TypePolicy] = {

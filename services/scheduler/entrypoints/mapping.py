@@ -33,6 +33,7 @@ from services.shared.errors import InvalidRequest
 from services.shared.grpc.errors import to_item_failure
 
 _LONGEST_DELAY = timedelta(days=3650)
+_STATES = frozenset(int(state) for state in JobState)
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
 _SPECS_PER_TURN = 250
@@ -141,7 +142,7 @@ def to_lease(lease: job_pb2.LeaseRef) -> LeaseRef:
 
 def to_filter(job_filter: scheduler_service_pb2.JobFilter) -> JobFilter:
     """Unspecified or unknown states in the list mean no state that exists, unless they are all there is."""
-    states = tuple(JobState(state) for state in job_filter.states if state in JobState)
+    states = tuple(JobState(state) for state in job_filter.states if state in _STATES)
     return JobFilter(
         types=tuple(job_filter.types),
         project_ids=tuple(job_filter.project_ids),

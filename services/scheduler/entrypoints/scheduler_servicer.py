@@ -1,7 +1,5 @@
 """`SchedulerService`: the side of those who have work to do, and of operators."""
 
-# ruff: noqa: N802, ARG002 - methods and parameters are named by gRPC
-
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing

@@ -1,7 +1,5 @@
 """`WorkerService`: the stream that hands jobs out, and the batches that report on them."""
 
-# ruff: noqa: N802, ARG002 - methods and parameters are named by gRPC
-
 from collections.abc import AsyncIterator
 from datetime import timedelta
 

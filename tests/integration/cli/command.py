@@ -25,14 +25,18 @@ class Finished:
 
 @dataclass
 class Scristill:
-    """Starts `scristill` with the environment of one stack."""
+    """Runs `scristill` in the environment of one stack."""
 
     environ: dict[str, str]
+    within: float = WITHIN
 
     async def start(self, *arguments: object) -> asyncio.subprocess.Process:
+        return await self.launch(*COMMAND, *arguments)
+
+    async def launch(self, *command: object) -> asyncio.subprocess.Process:
+        """Any program."""
         return await asyncio.create_subprocess_exec(
-            *COMMAND,
-            *map(str, arguments),
+            *map(str, command),
             env=self.environ,
             cwd=ROOT,
             stdin=asyncio.subprocess.DEVNULL,
@@ -41,12 +45,12 @@ class Scristill:
         )
 
     async def __call__(self, *arguments: object) -> Finished:
-        return await finished(await self.start(*arguments))
+        return await finished(await self.start(*arguments), within=self.within)
 
 
-async def finished(process: asyncio.subprocess.Process) -> Finished:
+async def finished(process: asyncio.subprocess.Process, *, within: float = WITHIN) -> Finished:
     try:
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(within):
             stdout, stderr = await process.communicate()
     except TimeoutError:
         process.kill()

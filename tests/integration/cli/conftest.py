@@ -21,8 +21,13 @@ async def contract() -> AsyncIterator[Contract]:
 
 
 @pytest.fixture
-def scristill(contract: Contract, tmp_path: Path) -> Scristill:
+def scristill(contract: Contract, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Scristill:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SCRISTILL_", "OTEL_"))}
-    paths = f"{ROOT}:{ROOT / 'protos/gen/python'}"
-    own = {"SCRISTILL_HOME": str(tmp_path / "home"), "PYTHONPATH": paths}
+    own = {
+        "SCRISTILL_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'protos/gen/python'}",
+        # Compiled once per session instead of at each of many starts.
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(tmp_path_factory.getbasetemp() / "bytecode"),
+    }
     return Scristill(environ={**kept, **own, **contract.environment()})

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import grpc
@@ -106,6 +107,8 @@ class Point:
     content_hash: bytes
     tombstone: bool
     project_id: str = ""
+    source_id: str = ""
+    epoch: int = 1
     content: fact_pb2.FactContent | None = None
 
 
@@ -128,9 +131,13 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
     max_in_flight: int = 2000
     streams: int = 0
     drain_next: bool = False
+    scans: int = 0
+    listed: int = 0
+    list_gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.gate.set()
+        self.list_gate.set()
 
     @property
     def live(self) -> dict[str, Point]:
@@ -158,6 +165,59 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
                 yield index_pb.IndexFactsResponse(draining=index_pb.IndexStreamDraining())
         yield index_pb.IndexFactsResponse(done=index_pb.IndexStreamDone(acknowledged_count=count))
 
+    async def ScanDigests(
+        self, request: index_pb.ScanDigestsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[index_pb.ScanDigestsResponse]:
+        del context
+        self.scans += 1
+        last = request.last_bucket or 4095
+        buckets: dict[int, list[Point]] = {}
+        digests: dict[int, int] = Counter()
+        for fact_id, point in self.live.items():
+            bucket = int(fact_id[:3], 16)
+            if request.first_bucket <= bucket <= last:
+                content = bytes.fromhex(fact_id.replace("-", "")) + point.version.to_bytes(8) + point.content_hash
+                digest = sha256(content + point.epoch.to_bytes(8)).digest()[:16]
+                digests[bucket] ^= int.from_bytes(digest)
+                buckets.setdefault(bucket, []).append(point)
+        rows = [
+            fact_pb2.BucketDigest(bucket=b, digest=digests[b].to_bytes(16), point_count=len(buckets.get(b, ())))
+            for b in range(request.first_bucket, last + 1)
+        ]
+        yield index_pb.ScanDigestsResponse(digests=index_pb.BucketDigests(digests=rows))
+        yield index_pb.ScanDigestsResponse(done=index_pb.DigestScanDone(epoch=request.epoch or 1))
+
+    async def ListPoints(
+        self, request: index_pb.ListPointsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[index_pb.ListPointsResponse]:
+        del context
+        wanted = set(request.buckets)
+        points = [
+            fact_pb2.IndexedPoint(
+                fact_id=fact_id,
+                version=point.version,
+                content_hash=point.content_hash,
+                epoch=point.epoch,
+                project_id=point.project_id,
+                source_id=point.source_id,
+                tombstone=point.tombstone,
+            )
+            for fact_id, point in self.points.items()
+            if int(fact_id[:3], 16) in wanted
+        ]
+        self.listed += len(points)
+        await self.list_gate.wait()
+        if points:
+            yield index_pb.ListPointsResponse(points=index_pb.IndexedPoints(points=points))
+        yield index_pb.ListPointsResponse(done=index_pb.PointListDone(point_count=len(points)))
+
+    async def GetIndexStats(
+        self, request: index_pb.GetIndexStatsRequest, context: grpc.aio.ServicerContext
+    ) -> index_pb.GetIndexStatsResponse:
+        del context
+        mine = [p for p in self.live.values() if request.project_id in ("", p.project_id)]
+        return index_pb.GetIndexStatsResponse(live_point_count=len(mine))
+
     def _apply(self, intent: fact_pb2.FactIntent) -> fact_pb2.IntentAck:
         copy = fact_pb2.FactIntent()
         copy.CopyFrom(intent)
@@ -183,6 +243,7 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
                 content_hash=intent.content_hash,
                 tombstone=intent.operation == fact_pb2.INTENT_OPERATION_DELETE,
                 project_id=intent.project_id,
+                source_id=intent.source_id,
                 content=copy.content,
             )
         elif known.version > intent.version:

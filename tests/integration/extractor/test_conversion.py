@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,8 +14,10 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from deploy.local.families import is_alive
 from services.extractor.adapters.conversion import DocumentConverter, formats
 from services.extractor.domain.errors import SourceEmpty, SourceUnreadable
+from tests.support.waiting import eventually
 
 CORPUS = Path("deploy/demo/corpus")
 
@@ -105,3 +108,27 @@ async def test_a_document_that_takes_too_long_is_given_up() -> None:
     async with DocumentConverter(timeout=timedelta(milliseconds=1)) as converter:
         with pytest.raises(SourceUnreadable, match="too long"):
             await _convert(converter, b"slow enough: the process has to start first")
+
+
+async def test_converters_do_not_outlive_a_service_that_is_killed() -> None:
+    program = (
+        "import asyncio\n"
+        "from services.extractor.adapters.conversion import DocumentConverter\n"
+        "async def main():\n"
+        "    async with DocumentConverter() as converter:\n"
+        "        await converter.convert(b'text', media_type='', uri='file:///a')\n"
+        "        print('ready', flush=True)\n"
+        "        await asyncio.sleep(3600)\n"
+        "if __name__ == '__main__':\n"
+        "    asyncio.run(main())\n"
+    )
+    service = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert service.stdout is not None
+    assert await service.stdout.readline() == b"ready\n"
+    children = psutil.Process(service.pid).children(recursive=True)
+    assert children
+
+    service.kill()
+
+    await eventually(lambda: not [child for child in children if is_alive(child)])
+    await service.wait()

@@ -138,11 +138,11 @@ async def test_one_edited_sentence_asks_about_three_chunks_at_most(desk: Desk, g
     project = await desk.project()
     source = await desk.distilled(project, paragraphs(400))
     assert source.chunk_count > 100
-    gateway.texts.clear()
+    calls = gateway.calls
 
     await desk.distilled(project, paragraphs(400, marker=" by train"))
 
-    assert 1 <= len(gateway.texts) <= 3
+    assert 1 <= gateway.calls - calls <= 3
 
 
 async def test_a_changed_schema_does_not_use_old_results(desk: Desk, gateway: ScriptedGateway) -> None:
@@ -258,8 +258,8 @@ async def test_a_publish_is_fenced_in_its_own_transaction(desk: Desk, monkeypatc
     assert await desk.outbox() == {}
 
 
-@pytest.mark.parametrize("step", ["lay_out", "save", "publish"])
-async def test_a_crash_after_any_commit_resumes_without_paying_twice(
+@pytest.mark.parametrize("step", ["lay_out", "answer", "save", "publish"])
+async def test_a_crash_after_any_step_resumes_without_paying_twice(
     desk: Desk, gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     project = await desk.project()
@@ -273,12 +273,12 @@ async def test_a_crash_after_any_commit_resumes_without_paying_twice(
 
     assert report.ending is not None
     assert report.ending.state is SourceState.EXTRACTED
-    assert set(gateway.paid.values()) == {1}
+    assert len(gateway.texts) == len(set(gateway.texts))
     assert len(await desk.facts(project)) == 30
 
 
 def _crash_after(patch: pytest.MonkeyPatch, step: str) -> None:
-    """The process dies right after the commit of a step."""
+    """The process dies right after the commit of a step, or with answers that it has not written down."""
     from services.extractor.application import extract, publish  # noqa: PLC0415
 
     if step == "publish":
@@ -290,11 +290,12 @@ def _crash_after(patch: pytest.MonkeyPatch, step: str) -> None:
 
         patch.setattr(publish.PublishVersion, "__call__", published)
         return
-    name = {"lay_out": "_lay_out", "save": "_save"}[step]
+    name = {"lay_out": "_lay_out", "answer": "_save", "save": "_save"}[step]
     original = getattr(extract.ExtractSource, name)
 
     async def crashing(self, *arguments):
-        await original(self, *arguments)
+        if step != "answer":
+            await original(self, *arguments)
         raise RuntimeError("crashed")
 
     patch.setattr(extract.ExtractSource, name, crashing)

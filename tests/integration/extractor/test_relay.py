@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.extractor.domain.outbox import IndexedFact
+from services.extractor.domain.outbox import IndexedFact, Intent
 from tests.integration.extractor.conftest import Desk, StartRelay
 from tests.integration.extractor.peers import Point, ScriptedIndexer
 from tests.support.waiting import eventually
@@ -188,6 +188,29 @@ async def test_a_fact_that_changes_in_flight_has_one_intent_at_a_time(
         await eventually(lambda: _settled(desk, indexer))
 
 
+async def test_a_newer_intent_waits_until_the_one_under_way_is_answered(desk: Desk) -> None:
+    project = await desk.project()
+    await desk.distilled(project, "Ada wrote programs.")
+    (old,) = await _lease(desk)
+
+    await desk.distilled(project, "Well then now. Ada wrote programs.")
+    others = await _lease(desk)
+    async with desk.unit_of_work() as repositories:
+        await repositories.facts.update_embedding_ids_batch(
+            [IndexedFact(fact_id=old.key, version=old.version, embedding_id=uuid4(), epoch=1, lease_token=1)]
+        )
+    (new,) = await _lease(desk)
+
+    assert old.key not in {intent.key for intent in others}
+    assert (new.key, new.version > old.version) == (old.key, True)
+
+
+async def _lease(desk: Desk) -> list[Intent]:
+    async with desk.unit_of_work() as repositories:
+        leased, _ = await repositories.outbox.lease_facts(owner="relay", limit=10, lease=timedelta(minutes=5))
+    return [each.intent for each in leased]
+
+
 async def test_f2_a_deleted_fact_stays_deleted_when_an_older_upsert_arrives_late(
     desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay
 ) -> None:
@@ -336,3 +359,33 @@ class TestUpdateEmbeddingIds:
 
         assert (await desk.facts(project))[0].embedding_id is None
         assert fact.extraction_id in await desk.outbox()
+
+
+async def test_an_acknowledgement_that_meets_a_newer_intent_frees_it(desk: Desk) -> None:
+    """The newer intent comes while the acknowledgement waits for the row."""
+    project = await desk.project()
+    source = await desk.distilled(project, "Ada wrote programs.")
+    async with desk.unit_of_work() as repositories:
+        ((leased,), _) = await repositories.outbox.lease_facts(owner="relay", limit=1, lease=timedelta(minutes=5))
+    intent = leased.intent
+
+    async with desk.unit_of_work() as deleting:
+        await deleting.sources.lock([source.source_id])
+        await deleting.facts.delete([source.source_id], traceparent="")
+        acknowledging = asyncio.create_task(_acknowledge(desk, intent.key, intent.version, intent.lease_token))
+        await eventually(lambda: _somebody_waits(desk))
+    await acknowledging
+
+    row = (await desk.outbox())[intent.key]
+    assert (row.operation, row.lease_owner) == (2, None)
+
+
+async def _acknowledge(desk: Desk, fact_id: UUID, version: int, token: int) -> None:
+    async with desk.unit_of_work() as repositories:
+        await repositories.facts.update_embedding_ids_batch(
+            [IndexedFact(fact_id=fact_id, version=version, embedding_id=uuid4(), epoch=1, lease_token=token)]
+        )
+
+
+async def _somebody_waits(desk: Desk) -> bool:
+    return bool(await desk.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))

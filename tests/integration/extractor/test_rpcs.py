@@ -1,6 +1,8 @@
 """The RPCs over real gRPC, checks of the contract included. Nothing is extracted unless a test says so."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
 from uuid import uuid4
 
 import grpc
@@ -20,7 +22,7 @@ from scristill.extractor.v1 import (
 from services.shared.errors import Code, Reason, RemoteError
 from services.shared.grpc.errors import remote_errors
 from tests.integration.extractor.conftest import Desk
-from tests.integration.extractor.peers import ScriptedGateway
+from tests.integration.extractor.peers import ScriptedGateway, ScriptedIndexer
 from tests.integration.extractor.service import Extractor, serving_extractor
 from tests.support.waiting import eventually
 
@@ -410,7 +412,7 @@ class TestExtractions:
 
 class TestConsistency:
     async def test_dead_letters_are_listed_and_replayed(
-        self, extractor: Extractor, desk: Desk, indexer: object
+        self, extractor: Extractor, desk: Desk, indexer: ScriptedIndexer
     ) -> None:
         indexer.reject = {"Grace found bugs."}
         project = await desk.project()
@@ -430,3 +432,49 @@ class TestConsistency:
         )
         assert [result.HasField("failure") for result in response.results] == [False, True]
         await eventually(lambda: letter.fact_id in indexer.live)
+
+
+class TestDeletion:
+    async def test_a_deletion_is_certified(self, extractor: Extractor, desk: Desk, indexer: ScriptedIndexer) -> None:
+        project = await desk.project()
+        source = await desk.distilled(project, TEXT)
+        other = await desk.distilled(project, "Linus made git.", uri="file:///b.txt")
+        await eventually(lambda: len(indexer.live) == 4)
+        ids = sorted(fact.extraction_id for fact in await desk.facts(project) if fact.source_id == source.source_id)
+
+        request = source_service_pb2.DeleteSourceRequest(source_id=str(source.source_id), certify=True)
+        certificate = (await extractor.sources.DeleteSource(request, timeout=20)).certificate
+
+        assert (certificate.fact_count, certificate.point_count, certificate.remaining_point_count) == (3, 3, 0)
+        assert (certificate.chunk_count, certificate.cached_result_count) == (1, 1)
+        assert certificate.fact_digest == sha256(b"".join(fact_id.bytes for fact_id in ids)).digest()
+        assert {fact.source_id for fact in await desk.facts(project)} == {other.source_id}
+
+    async def test_a_certificate_waits_for_the_index(
+        self, extractor: Extractor, desk: Desk, indexer: ScriptedIndexer
+    ) -> None:
+        project = await desk.project()
+        source = await desk.distilled(project, TEXT)
+        await eventually(lambda: len(indexer.live) == 3)
+        indexer.gate.clear()
+
+        request = source_service_pb2.DeleteSourceRequest(source_id=str(source.source_id), certify=True)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await extractor.sources.DeleteSource(request, timeout=0.7)
+        indexer.gate.set()
+
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await desk.facts(project) == []
+
+    async def test_an_upload_that_is_cancelled_stores_nothing(self, extractor: Extractor) -> None:
+        project_id = await extractor.project()
+        call = extractor.sources.UploadSource()
+        header = source_service_pb2.UploadHeader(project_id=project_id, spec=source_pb2.SourceSpec(uri="file:///a"))
+        await call.write(source_service_pb2.UploadSourceRequest(header=header))
+        await call.write(source_service_pb2.UploadSourceRequest(chunk=b"half of it"))
+
+        call.cancel()
+
+        await asyncio.sleep(0.3)
+        page = await extractor.sources.ListSources(source_service_pb2.ListSourcesRequest(project_id=project_id))
+        assert list(page.sources) == []

@@ -42,8 +42,13 @@ async def gateway_port(models: ScriptedModels) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-def prefix() -> str:
-    return f"t{secrets.token_hex(6)}"
+async def prefix(qdrant: AsyncQdrantClient) -> AsyncIterator[str]:
+    """Of the collections of this test, which are dropped with it."""
+    prefix = f"t{secrets.token_hex(6)}"
+    yield prefix
+    for collection in (await qdrant.get_collections()).collections:
+        if collection.name.startswith(f"{prefix}_"):
+            await qdrant.delete_collection(collection.name)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def hash_vector(model: str, text: str, dimension: int) -> list[float]:
 
 @asynccontextmanager
 async def serving(models: ScriptedModels) -> AsyncIterator[int]:
-    server = grpc.aio.server(options=server_options(share_port=False))
+    server = grpc.aio.server(options=server_options(share_port=False, max_connection_age_seconds=0.0))
     pb_grpc.add_LlmGatewayServiceServicer_to_server(models, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

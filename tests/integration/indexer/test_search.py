@@ -1,5 +1,6 @@
 """Search: what comes back, in which order, and what never does."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import grpc
@@ -8,6 +9,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from scristill.indexer.v1 import fact_pb2, search_service_pb2
 
+from services.indexer.domain.consistency import Watermark, write_token
+from services.indexer.domain.fact import FactId
 from tests.integration.indexer.builders import PROJECT, IndexerClient, delete, fact_id, new_id, upsert
 
 HYBRID = search_service_pb2.SEARCH_MODE_HYBRID
@@ -210,11 +213,50 @@ async def test_query_of_stop_words_only_has_no_words_to_match(client: IndexerCli
     assert not (await search(client, "the of and", mode=SPARSE)).hits
 
 
-async def test_token_of_the_extractor_is_refused_with_a_reason(client: IndexerClient) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as failure:
-        await search(client, "water", consistency_token="w1")
+def token(marker: str, version: int) -> str:
+    return write_token(Watermark(marker=FactId(marker), version=version))
 
-    assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+async def test_search_waits_for_the_writes_that_its_token_stands_for(client: IndexerClient) -> None:
+    await fill(client)
+    marker = new_id()
+    searching = asyncio.create_task(search(client, "Zanzibar cloves", consistency_token=token(marker, 7)))
+    await client.apply_one(delete(marker, 6))
+    await asyncio.sleep(0.1)
+    assert not searching.done()
+
+    await client.apply_one(upsert(fact_id(50), 1, "Zanzibar grows cloves."))
+    await client.apply_one(delete(marker, 7))
+
+    response = await searching
+    assert response.hits[0].fact_id == fact_id(50)
+    assert marker not in {hit.fact_id for hit in response.hits}
+
+
+async def test_token_that_was_reached_before_costs_no_wait(client: IndexerClient) -> None:
+    await fill(client)
+    marker = new_id()
+    await client.apply_one(delete(marker, 9))
+
+    assert (await search(client, "Torvik bridge", consistency_token=token(marker, 7))).hits
+
+
+async def test_search_whose_token_is_not_reached_ends_at_its_deadline(client: IndexerClient) -> None:
+    await fill(client)
+    request = search_service_pb2.SearchRequest(project_id=PROJECT, query="water", consistency_token=token(new_id(), 7))
+
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await client.searcher.Search(request, timeout=1)
+
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("text", ["w1", "1.x.7", "1.018f0000-0000-7000-8000-000000000001", "2." + PROJECT + ".7"])
+async def test_malformed_token_is_refused(client: IndexerClient, text: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await search(client, "water", consistency_token=text)
+
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_query_is_embedded_as_most_urgent_with_the_model_of_the_epoch(client: IndexerClient, models) -> None:

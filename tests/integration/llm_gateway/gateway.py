@@ -77,7 +77,7 @@ async def start(settings: LlmGatewaySettings, stack: AsyncExitStack) -> Gateway:
 def request(text: str = "Tell me.", *, request_id: str | None = None, **fields: Any) -> pb.GenerateRequest:
     prompt = call_pb.Prompt(messages=[call_pb.ChatMessage(role=call_pb.CHAT_ROLE_USER, text=text)])
     return pb.GenerateRequest(
-        request_id=request_id or str(uuid.uuid4()), project_id="project", **({"prompt": prompt} | fields)
+        request_id=request_id or str(uuid.uuid4()), **({"prompt": prompt, "project_id": "project"} | fields)
     )
 
 

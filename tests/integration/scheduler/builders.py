@@ -5,6 +5,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator
 
+import grpc
 from scristill.scheduler.v1 import job_pb2
 from scristill.scheduler.v1 import scheduler_service_pb2 as jobs_pb
 from scristill.scheduler.v1 import worker_service_pb2 as work_pb
@@ -29,19 +30,30 @@ async def get(scheduler, job_id: str) -> job_pb2.Job:
 
 
 class Stream:
-    """An open LeaseJobs call, read as a list of jobs."""
+    """An open LeaseJobs call, read as a list of jobs. Only its own task reads: a cancelled read would end the call."""
 
     def __init__(self, call) -> None:
         self.call = call
+        self.frames: asyncio.Queue[work_pb.LeaseJobsResponse] = asyncio.Queue()
         self.buffered: list[job_pb2.LeasedJob] = []
-        self.frames: list[str] = []
+        self.reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+            frame = None
+            while frame is not grpc.aio.EOF:
+                frame = await self.call.read()
+                self.frames.put_nowait(frame)
+
+    async def frame(self, *, within: float = WAIT) -> work_pb.LeaseJobsResponse:
+        async with asyncio.timeout(within):
+            return await self.frames.get()
 
     async def take(self, count: int, *, within: float = WAIT) -> list[job_pb2.LeasedJob]:
         async with asyncio.timeout(within):
             while len(self.buffered) < count:
-                frame = await self.call.read()
+                frame = await self.frames.get()
                 assert frame, "the stream ended"
-                self.frames.append(frame.WhichOneof("frame"))
                 self.buffered += frame.leases.jobs
         taken, self.buffered = self.buffered[:count], self.buffered[count:]
         return taken
@@ -58,12 +70,12 @@ async def leasing(scheduler, *, worker_id: str = "w", types=("extract",), max_in
     request = work_pb.LeaseJobsRequest(worker_id=worker_id, types=types, max_in_flight=max_in_flight, **fields)
     call = scheduler.work.LeaseJobs(request)
     stream = Stream(call)
-    frame = await call.read()
-    assert frame.HasField("opened")
+    assert (await stream.frame()).HasField("opened")
     try:
         yield stream
     finally:
         call.cancel()
+        await stream.reader
 
 
 async def complete(scheduler, *jobs, result: str = "", worker_id: str = "w"):

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.integration.scheduler import harness
+from tests.integration.scheduler import harness, stores
 from tests.support.fixtures import MigratedDatabase
 
 
@@ -20,3 +20,9 @@ async def replica(scheduler_url):
 async def scheduler(replica):
     async with harness.client(replica.address) as client:
         yield client
+
+
+@pytest.fixture
+async def store(scheduler_url):
+    async with stores.connect(scheduler_url) as connected:
+        yield connected

@@ -11,7 +11,7 @@ from scristill.indexer.v1.search_service_pb2 import SearchHit, SearchResponse
 
 from deploy.demo import checks, run, story
 from deploy.local.traces.reader import Node
-from deploy.local.traces.spans import Span
+from deploy.local.traces.spans import Link, Span
 
 TEXT = "Zoé 👩🏿‍🔬 wrote it in 1931."
 QUOTE = "🔬 wrote it in 1931."
@@ -87,7 +87,9 @@ def test_corpus_holds_what_the_demo_shows_and_asks() -> None:
     assert len(names) >= 30
 
 
-def node(name: str, *children: Node, service: str = "scristill-extractor", job: str = "") -> Node:
+def node(
+    name: str, *children: Node, service: str = "scristill-extractor", job: str = "", links: tuple[str, ...] = ()
+) -> Node:
     span = Span(
         trace_id="0" * 32,
         span_id=name,
@@ -100,7 +102,7 @@ def node(name: str, *children: Node, service: str = "scristill-extractor", job: 
         status="ok",
         message="",
         attributes={"job.id": job} if job else {},
-        links=(),
+        links=tuple(Link(trace_id="0" * 32, span_id=each) for each in links),
     )
     return Node(span=span, children=children, linked=False)
 
@@ -109,7 +111,7 @@ def test_story_of_a_job_leaves_out_the_others() -> None:
     ours = node("job", node("index", service=story.INDEXER), job="ours")
     root = node("ingest", node("list"), node("create", node("job", job="theirs"), ours))
 
-    kept = story.branches([root], "ours")
+    kept = story.told([root], "ours")
 
     assert [(depth, each.span.name) for depth, each in kept[0].walk()] == [
         (0, "ingest"),
@@ -118,4 +120,15 @@ def test_story_of_a_job_leaves_out_the_others() -> None:
         (3, "index"),
     ]
     assert story.has_service(kept, story.INDEXER)
-    assert story.branches([root], "nobody's") == []
+    assert story.told([root], "nobody's") == []
+
+
+def test_batch_that_hangs_below_another_job_belongs_to_the_story_too() -> None:
+    batch = node("batch", node("embed"), service=story.INDEXER, links=("their publish", "our publish"))
+    theirs = node("job", node("their publish", batch), job="theirs", links=("create",))
+    root = node("create", theirs, node("job", node("our publish"), job="ours", links=("create",)))
+
+    (kept,) = story.told([root], "ours")
+
+    assert [each.span.name for _, each in kept.walk()] == ["create", "job", "our publish", "batch", "embed"]
+    assert [each.span.name for _, each in kept.walk() if each.linked] == ["batch"]

@@ -3,10 +3,13 @@
 import asyncio
 import functools
 import multiprocessing
+import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import connection
 from types import TracebackType
 from typing import Final, Self
 
@@ -29,6 +32,18 @@ class Converted:
     text: str
     title: str
     media_type: str
+
+
+def _end_with_parent() -> None:
+    """A pool's process waits for work for ever when its parent was killed; this one goes with it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_await_end, args=(parent.sentinel,), name="parent-watch", daemon=True).start()
+
+
+def _await_end(parent: int) -> None:
+    connection.wait([parent])
+    os._exit(1)
 
 
 class DocumentConverter:
@@ -84,6 +99,7 @@ class DocumentConverter:
             self._processes,
             mp_context=multiprocessing.get_context("spawn"),
             max_tasks_per_child=_TASKS_PER_PROCESS,
+            initializer=_end_with_parent,
         )
 
     def _replace(self, pool: ProcessPoolExecutor) -> None:

@@ -85,14 +85,16 @@ WITH gone AS (
 ), {_INTENTS}
 """)
 
+_IDS = text("SELECT extraction_id FROM extractor.extractions WHERE source_id = :source_id ORDER BY extraction_id")
+
 # One statement: the embedding id is recorded exactly when the intent leaves the outbox. Where a newer intent has
-# come in the meantime, both guards miss and only the lease is given back, so that the newer one can go.
+# come in the meantime, both guards miss.
 _ACKNOWLEDGE = text("""
 WITH acks AS MATERIALIZED (
     SELECT * FROM unnest(
         CAST(:fact_ids AS uuid[]), CAST(:versions AS bigint[]), CAST(:embedding_ids AS uuid[]),
-        CAST(:epochs AS bigint[]), CAST(:lease_tokens AS bigint[])
-    ) AS a (fact_id, version, embedding_id, epoch, lease_token)
+        CAST(:epochs AS bigint[])
+    ) AS a (fact_id, version, embedding_id, epoch)
 ), indexed AS (
     UPDATE extractor.extractions e SET embedding_id = a.embedding_id, embedding_epoch = a.epoch
       FROM acks a
@@ -101,12 +103,20 @@ WITH acks AS MATERIALIZED (
 ), settled AS (
     DELETE FROM extractor.outbox o USING acks a
      WHERE o.topic = 'fact' AND o.key = a.fact_id AND o.version = a.version
-), freed AS (
-    UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now()
-      FROM acks a
-     WHERE o.topic = 'fact' AND o.key = a.fact_id AND o.version > a.version AND o.lease_token = a.lease_token
+    RETURNING o.key
 )
-SELECT extraction_id FROM indexed
+SELECT extraction_id AS fact_id, true AS indexed FROM indexed
+ UNION ALL
+SELECT key, false FROM settled
+""")
+
+# Gives the lease back for the newer intent. A statement of its own, because it must see what came while the one
+# before waited for locks.
+_FREE = text("""
+UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now()
+  FROM unnest(CAST(:fact_ids AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS bigint[]))
+       AS a (fact_id, version, lease_token)
+ WHERE o.topic = 'fact' AND o.key = a.fact_id AND o.version > a.version AND o.lease_token = a.lease_token
 """)
 
 _REPLACE_MENTIONS = text("""
@@ -161,6 +171,10 @@ class PostgresFacts:
         parameters = {"source_ids": list(source_ids), "traceparent": traceparent}
         return (await self._transaction.execute(_DELETE, parameters)).one().deleted
 
+    async def ids(self, source_id: UUID) -> list[UUID]:
+        """Of all facts of a source, sorted."""
+        return list((await self._transaction.execute(_IDS, {"source_id": source_id})).scalars())
+
     async def update_embedding_id(self, indexed: IndexedFact) -> bool:
         """As the batch; says whether the fact has this version and now has the embedding id."""
         return bool(await self.update_embedding_ids_batch([indexed]))
@@ -173,17 +187,24 @@ class PostgresFacts:
         """
         if not indexed:
             return set()
+        acknowledged = {
+            "fact_ids": [each.fact_id for each in indexed],
+            "versions": [each.version for each in indexed],
+        }
         result = await self._transaction.execute(
             _ACKNOWLEDGE,
             {
-                "fact_ids": [each.fact_id for each in indexed],
-                "versions": [each.version for each in indexed],
+                **acknowledged,
                 "embedding_ids": [each.embedding_id for each in indexed],
                 "epochs": [each.epoch for each in indexed],
-                "lease_tokens": [each.lease_token for each in indexed],
             },
         )
-        return set(result.scalars())
+        rows = result.all()
+        recorded = {row.fact_id for row in rows if row.indexed}
+        if len(rows) - len(recorded) < len(indexed):
+            tokens = [each.lease_token for each in indexed]
+            await self._transaction.execute(_FREE, {**acknowledged, "lease_tokens": tokens})
+        return recorded
 
     async def replace_entities(
         self, project_id: UUID, source_id: UUID, mentions: Sequence[Mention], facts: Sequence[Fact]

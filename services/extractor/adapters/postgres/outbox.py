@@ -131,8 +131,24 @@ UPDATE extractor.outbox o SET version = s.version, lease_owner = NULL, due_time 
 RETURNING o.key
 """)
 
+# Facts that nothing will ever index: not acknowledged, no intent, no dead letter.
+_REQUEUE = text(f"""
+INSERT INTO extractor.outbox (topic, key, operation, version, project_id, source_id, traceparent)
+SELECT 'fact', e.extraction_id, {Operation.UPSERT:d}, e.version, e.project_id, e.source_id, :traceparent
+  FROM extractor.extractions e
+ WHERE e.embedding_id IS NULL AND e.extract_time < now() - CAST(:older_than AS interval)
+   AND NOT EXISTS (SELECT FROM extractor.outbox o WHERE o.topic = 'fact' AND o.key = e.extraction_id)
+   AND NOT EXISTS (SELECT FROM extractor.dead_letters d WHERE d.topic = 'fact' AND d.key = e.extraction_id)
+ LIMIT :limit
+ON CONFLICT (topic, key) DO NOTHING
+""")
+
 _BACKLOG = text("""
 SELECT topic, count(*) AS depth, min(create_time) AS oldest_time FROM extractor.outbox GROUP BY topic
+""")
+
+_WAITING = text("""
+SELECT count(*) FROM extractor.outbox WHERE topic = 'fact' AND key = ANY(CAST(:keys AS uuid[]))
 """)
 
 _DEAD_LETTERS = text("""
@@ -198,16 +214,24 @@ class PostgresOutbox:
         await self._transaction.execute(_FREE, parameters)
 
     async def bury(self, topic: Topic, rejections: Sequence[Rejection]) -> list[UUID]:
-        """Makes dead letters of intents that can never be applied, unless a newer one has come. Returns those."""
-        parameters = {
+        """Makes dead letters of intents that can never be applied; where a newer one has come, frees that.
+
+        Returns the dead.
+        """
+        answered = {
             "topic": topic.value,
             "keys": [each.key for each in rejections],
             "versions": [each.version for each in rejections],
+        }
+        parameters = {
+            **answered,
             "reasons": [int(each.reason) for each in rejections],
             "messages": [each.message for each in rejections],
             "contexts": [orjson.dumps(each.context).decode() for each in rejections],
         }
-        return list((await self._transaction.execute(_BURY, parameters)).scalars())
+        buried = list((await self._transaction.execute(_BURY, parameters)).scalars())
+        await self._transaction.execute(_FREE, {**answered, "lease_tokens": [each.lease_token for each in rejections]})
+        return buried
 
     async def complete_jobs(self, intents: Sequence[Intent]) -> None:
         """Takes intents out that the scheduler has obeyed; where a newer one has come, frees it."""
@@ -240,12 +264,21 @@ class PostgresOutbox:
         await self._transaction.execute(_ADVANCE)
         return list((await self._transaction.execute(_REISSUE, parameters)).scalars())
 
+    async def requeue_orphans(self, *, older_than: timedelta, limit: int, traceparent: str) -> int:
+        """Sends facts again that have waited so long without an intent. Returns how many."""
+        parameters = {"older_than": older_than, "limit": limit, "traceparent": traceparent}
+        return (await self._transaction.execute(_REQUEUE, parameters)).rowcount
+
     async def backlog(self) -> list[Backlog]:
         result = await self._transaction.execute(_BACKLOG)
         return [
             Backlog(topic=Topic(row["topic"]), depth=row["depth"], oldest_time=row["oldest_time"])
             for row in result.mappings()
         ]
+
+    async def waiting(self, fact_ids: Sequence[UUID]) -> int:
+        """How many of these facts have an intent that the index has not acknowledged."""
+        return (await self._transaction.execute(_WAITING, {"keys": list(fact_ids)})).scalar_one()
 
     async def dead_letters(
         self, *, project_id: UUID | None, after: tuple[datetime, UUID] | None, limit: int

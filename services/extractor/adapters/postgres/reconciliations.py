@@ -15,6 +15,7 @@ from services.extractor.domain.reconciliation import (
     Drift,
     DriftKind,
     FactState,
+    ProjectCount,
     RecordedDrift,
     Run,
     RunRequest,
@@ -58,7 +59,8 @@ UPDATE extractor.reconciliations
    SET lease_time = now() + CAST(:lease AS interval), next_bucket = :next_bucket, differing = :differing,
        fact_count = :fact_count, point_count = :point_count, fact_digest = :fact_digest,
        point_digest = :point_digest, drift_counts = CAST(:drift_counts AS jsonb), repaired = :repaired,
-       epoch = :epoch, state = :state, end_time = CASE WHEN :state = {RunState.RUNNING:d} THEN NULL ELSE now() END
+       epoch = :epoch, state = CAST(:state AS smallint),
+       end_time = CASE WHEN CAST(:state AS smallint) = {RunState.RUNNING:d} THEN NULL ELSE now() END
  WHERE run_id = :run_id AND owner = :owner AND state = {RunState.RUNNING:d}
 """)
 
@@ -67,6 +69,8 @@ INSERT INTO extractor.drifts (run_id, fact_id, kind, stored_version, indexed_ver
 SELECT :run_id, d.fact_id, d.kind, d.stored_version, d.indexed_version, d.fact_id = ANY(CAST(:repaired AS uuid[]))
   FROM unnest(CAST(:fact_ids AS uuid[]), CAST(:kinds AS smallint[]), CAST(:stored_versions AS bigint[]),
               CAST(:indexed_versions AS bigint[])) AS d (fact_id, kind, stored_version, indexed_version)
+ON CONFLICT (run_id, fact_id) DO NOTHING
+RETURNING fact_id
 """)
 
 _DRIFTS = text("""
@@ -76,7 +80,7 @@ SELECT number, fact_id, kind, stored_version, indexed_version, repaired FROM ext
 
 _DIGESTS = text(f"""
 SELECT (get_byte(uuid_send(extraction_id), 0) << 4) | (get_byte(uuid_send(extraction_id), 1) >> 4) AS bucket,
-       count(*) AS count,
+       count(*) AS fact_count,
        CAST(bit_xor(CAST('x' || encode(substr(sha256(
            uuid_send(extraction_id) || int8send(version) || content_hash || int8send(CAST(:epoch AS bigint))
        ), 1, {DIGEST_BYTES}), 'hex') AS bit(128))) AS text) AS digest
@@ -84,21 +88,20 @@ SELECT (get_byte(uuid_send(extraction_id), 0) << 4) | (get_byte(uuid_send(extrac
  GROUP BY 1
 """)
 
-_FACTS = """
-SELECT e.extraction_id, e.project_id, e.source_id, e.version, e.content_hash,
-       EXISTS (SELECT FROM extractor.outbox o WHERE o.topic = 'fact' AND o.key = e.extraction_id) AS pending
-  FROM extractor.extractions e
-"""
-_FACTS_IN_BUCKETS = text(f"""{_FACTS}
-  JOIN unnest(CAST(:lows AS uuid[]), CAST(:highs AS uuid[])) AS b (low, high)
-    ON e.extraction_id BETWEEN b.low AND b.high
+_FACTS = text("""
+SELECT e.extraction_id, e.project_id, e.source_id, e.version, e.content_hash
+  FROM unnest(CAST(:lows AS uuid[]), CAST(:highs AS uuid[])) AS b (low, high)
+  JOIN extractor.extractions e ON e.extraction_id BETWEEN b.low AND b.high
 """)
-_FACTS_BY_ID = text(f"{_FACTS} WHERE e.extraction_id = ANY(CAST(:fact_ids AS uuid[]))")
 
 _PENDING = text("""
-SELECT key FROM extractor.outbox WHERE topic = 'fact' AND key = ANY(CAST(:fact_ids AS uuid[]))
- UNION ALL
-SELECT key FROM extractor.dead_letters WHERE topic = 'fact' AND key = ANY(CAST(:fact_ids AS uuid[]))
+SELECT i.key
+  FROM unnest(CAST(:lows AS uuid[]), CAST(:highs AS uuid[])) AS b (low, high)
+  JOIN (
+    SELECT key FROM extractor.outbox WHERE topic = 'fact'
+     UNION ALL
+    SELECT key FROM extractor.dead_letters WHERE topic = 'fact'
+  ) i ON i.key BETWEEN b.low AND b.high
 """)
 
 _RAISE_VERSIONS = text("""
@@ -129,7 +132,26 @@ RETURNING key
 """)
 
 _COUNTS = text("""
-SELECT project_id, count(*) AS count FROM extractor.extractions GROUP BY project_id
+SELECT p.project_id,
+       (SELECT count(*) FROM extractor.extractions e WHERE e.project_id = p.project_id) AS live,
+       (SELECT count(*) FROM extractor.outbox o WHERE o.topic = 'fact' AND o.project_id = p.project_id)
+     + (SELECT count(*) FROM extractor.dead_letters d WHERE d.topic = 'fact' AND d.project_id = p.project_id) AS pending
+  FROM extractor.projects p
+""")
+
+_NOTICE_TIMELINE = text("""
+INSERT INTO extractor.timeline AS t (system_identifier, timeline_id)
+SELECT CAST(s.system_identifier AS text), c.timeline_id FROM pg_control_system() s, pg_control_checkpoint() c
+ON CONFLICT (only_row) DO UPDATE
+   SET system_identifier = EXCLUDED.system_identifier, timeline_id = EXCLUDED.timeline_id, notice_time = now()
+ WHERE (t.system_identifier, t.timeline_id) <> (EXCLUDED.system_identifier, EXCLUDED.timeline_id)
+RETURNING xmax <> 0 AS changed
+""")
+
+# Above every version that the lost history can have issued.
+_OUTRUN = text("""
+SELECT setval('extractor.fact_versions', greatest(
+    nextval('extractor.fact_versions'), CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)))
 """)
 
 
@@ -137,9 +159,7 @@ class PostgresReconciliations:
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
 
-    async def open(
-        self, run_id: UUID, request: RunRequest, *, owner: str, lease: timedelta
-    ) -> tuple[Run | None, bool]:
+    async def open(self, run_id: UUID, request: RunRequest, *, owner: str, lease: timedelta) -> tuple[Run | None, bool]:
         """The run under way, and whether it was opened by this call. None when another one ended just now."""
         await self._transaction.execute(_FORGET, {"kept": _KEPT_RUNS})
         opened = await self._one(
@@ -185,8 +205,9 @@ class PostgresReconciliations:
         }
         return (await self._transaction.execute(_ADVANCE, parameters)).rowcount == 1
 
-    async def record(self, run_id: UUID, drifts: Sequence[Drift], *, repaired: set[UUID]) -> None:
-        await self._transaction.execute(
+    async def record(self, run_id: UUID, drifts: Sequence[Drift], *, repaired: set[UUID]) -> set[UUID]:
+        """Writes down what a run has found. Returns the facts that it had not written down before."""
+        result = await self._transaction.execute(
             _RECORD,
             {
                 "run_id": run_id,
@@ -197,35 +218,48 @@ class PostgresReconciliations:
                 "repaired": list(repaired),
             },
         )
+        return set(result.scalars())
 
     async def drifts(self, run_id: UUID, *, after: int, limit: int) -> list[RecordedDrift]:
         result = await self._transaction.execute(_DRIFTS, {"run_id": run_id, "after": after, "limit": limit})
-        return [RecordedDrift(**{**row, "kind": DriftKind(row["kind"])}) for row in result.mappings()]
+        return [
+            RecordedDrift(
+                number=row.number,
+                fact_id=row.fact_id,
+                kind=DriftKind(row.kind),
+                stored_version=row.stored_version,
+                indexed_version=row.indexed_version,
+                repaired=row.repaired,
+            )
+            for row in result
+        ]
 
     async def digests(self, *, epoch: int, first: int, last: int) -> dict[int, Bucket]:
         """Of the live facts, as they would stand in the epoch; buckets without facts are left out."""
         low, high = id_range(first, last)
         result = await self._transaction.execute(_DIGESTS, {"epoch": epoch, "low": low, "high": high})
-        return {row.bucket: Bucket(digest=int(row.digest, 2), count=row[1]) for row in result}
+        return {row.bucket: Bucket(digest=int(row.digest, 2), count=row.fact_count) for row in result}
 
     async def facts_in(self, buckets: Sequence[int]) -> dict[UUID, FactState]:
-        ranges = [id_range(bucket, bucket) for bucket in buckets]
-        parameters = {"lows": [low for low, _ in ranges], "highs": [high for _, high in ranges]}
-        result = await self._transaction.execute(_FACTS_IN_BUCKETS, parameters)
-        return {row["extraction_id"]: _fact(row) for row in result.mappings()}
+        result = await self._transaction.execute(_FACTS, _ranges(buckets))
+        return {
+            row.extraction_id: FactState(
+                fact_id=row.extraction_id,
+                project_id=row.project_id,
+                source_id=row.source_id,
+                version=row.version,
+                content_hash=row.content_hash,
+            )
+            for row in result
+        }
 
-    async def facts(self, fact_ids: Sequence[UUID]) -> dict[UUID, FactState]:
-        result = await self._transaction.execute(_FACTS_BY_ID, {"fact_ids": list(fact_ids)})
-        return {row["extraction_id"]: _fact(row) for row in result.mappings()}
+    async def pending_in(self, buckets: Sequence[int]) -> frozenset[UUID]:
+        """Facts with an intent in the outbox, or among the dead letters: the index is known to lack these."""
+        return frozenset((await self._transaction.execute(_PENDING, _ranges(buckets))).scalars())
 
-    async def pending(self, fact_ids: Sequence[UUID]) -> frozenset[UUID]:
-        """Those with an intent in the outbox, or among the dead letters: the index is known to lack them."""
-        result = await self._transaction.execute(_PENDING, {"fact_ids": list(fact_ids)})
-        return frozenset(result.scalars())
-
-    async def counts(self) -> dict[UUID, int]:
-        """Live facts by project."""
-        return {row.project_id: row[1] for row in await self._transaction.execute(_COUNTS)}
+    async def counts(self) -> list[ProjectCount]:
+        result = await self._transaction.execute(_COUNTS)
+        return [ProjectCount(project_id=row.project_id, live=row.live, pending=row.pending) for row in result]
 
     async def repair(self, drifts: Sequence[Drift], *, traceparent: str) -> set[UUID]:
         """States the truth about each again, with a version above what the index holds. Returns those it did."""
@@ -244,6 +278,16 @@ class PostgresReconciliations:
         )
         return set(result.scalars())
 
+    async def notice_timeline(self) -> bool:
+        """Whether the database goes on under another history than when last asked: it was restored, or failed over.
+
+        Versions then start above all that the other history can have issued.
+        """
+        changed = (await self._transaction.execute(_NOTICE_TIMELINE)).scalar_one_or_none()
+        if changed:
+            await self._transaction.execute(_OUTRUN)
+        return bool(changed)
+
     async def _one(self, statement: Any, **parameters: object) -> Run | None:
         row = (await self._transaction.execute(statement, parameters)).mappings().one_or_none()
         return None if row is None else _run(row)
@@ -253,15 +297,9 @@ def _owner(drift: Drift) -> Any:
     return drift.fact or drift.point
 
 
-def _fact(row: RowMapping) -> FactState:
-    return FactState(
-        fact_id=row["extraction_id"],
-        project_id=row["project_id"],
-        source_id=row["source_id"],
-        version=row["version"],
-        content_hash=row["content_hash"],
-        pending=row["pending"],
-    )
+def _ranges(buckets: Sequence[int]) -> dict[str, list[UUID]]:
+    ranges = [id_range(bucket, bucket) for bucket in buckets]
+    return {"lows": [low for low, _ in ranges], "highs": [high for _, high in ranges]}
 
 
 def _run(row: RowMapping) -> Run:

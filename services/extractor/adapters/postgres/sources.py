@@ -97,6 +97,10 @@ ON CONFLICT (topic, key) DO UPDATE
        due_time = CASE WHEN o.lease_owner IS NULL THEN now() ELSE o.due_time END
 """)
 
+_CHUNKS = text("""
+SELECT count(*) AS chunk_count, count(result) AS result_count FROM extractor.chunks WHERE source_id = :source_id
+""")
+
 _OF_PROJECT = text("""
 SELECT source_id FROM extractor.sources WHERE project_id = :project_id ORDER BY source_id FOR UPDATE
 """)
@@ -160,6 +164,11 @@ class PostgresSources:
         statement, parameters = _list(project_id, wanted, after=after, limit=limit)
         result = await self._transaction.execute(statement, parameters)
         return [_source(row) for row in result.mappings()]
+
+    async def count_chunks(self, source_id: UUID) -> tuple[int, int]:
+        """Chunks of all versions of a source, and results of the model that are kept with them."""
+        counts = (await self._transaction.execute(_CHUNKS, {"source_id": source_id})).one()
+        return counts.chunk_count, counts.result_count
 
     async def delete(self, source_ids: Sequence[UUID], *, traceparent: str) -> None:
         """Deletes locked sources whose facts are gone already, with versions and chunks, and cancels open jobs."""

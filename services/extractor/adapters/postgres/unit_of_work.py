@@ -9,6 +9,7 @@ from services.extractor.adapters.postgres.extractions import PostgresExtractions
 from services.extractor.adapters.postgres.facts import PostgresFacts
 from services.extractor.adapters.postgres.outbox import PostgresOutbox
 from services.extractor.adapters.postgres.projects import PostgresProjects
+from services.extractor.adapters.postgres.reconciliations import PostgresReconciliations
 from services.extractor.adapters.postgres.sources import PostgresSources
 from services.extractor.adapters.postgres.versions import PostgresVersions
 from services.extractor.application.ports import Repositories
@@ -47,4 +48,5 @@ def _repositories(transaction: Transaction) -> Repositories:
         facts=PostgresFacts(transaction),
         extractions=PostgresExtractions(transaction),
         outbox=PostgresOutbox(transaction),
+        reconciliations=PostgresReconciliations(transaction),
     )

@@ -39,12 +39,24 @@ CREATE TABLE extractor.drifts (
     stored_version  bigint NOT NULL,
     indexed_version bigint NOT NULL,
     repaired        boolean NOT NULL,
-    PRIMARY KEY (run_id, number)
+    PRIMARY KEY (run_id, number),
+    UNIQUE (run_id, fact_id)
+)
+"""
+
+# Which history of the database this is. A restore to an earlier time, or a failover, goes on under another timeline.
+_TIMELINE = """
+CREATE TABLE extractor.timeline (
+    only_row          boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    system_identifier text NOT NULL,
+    timeline_id       bigint NOT NULL,
+    notice_time       timestamptz NOT NULL DEFAULT now()
 )
 """
 
 
 def upgrade() -> None:
+    op.execute(_TIMELINE)
     for statement in _RUNS.split(";\n"):
         op.execute(statement)
 
@@ -52,3 +64,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP TABLE extractor.drifts")
     op.execute("DROP TABLE extractor.reconciliations")
+    op.execute("DROP TABLE extractor.timeline")

@@ -25,11 +25,15 @@ Retriever = tuple[str, qdrant.VectorInput]
 
 
 class QdrantSearcher:
-    """`candidates` is how deep each retriever looks; hits beyond it cannot be paged to."""
+    """`candidates` is how deep each retriever looks; hits beyond it cannot be paged to.
 
-    def __init__(self, connection: QdrantConnection, *, candidates: int) -> None:
+    `rrf_k` is the constant of reciprocal rank fusion: the higher, the less the first ranks stand out.
+    """
+
+    def __init__(self, connection: QdrantConnection, *, candidates: int, rrf_k: int) -> None:
         self._connection = connection
         self._candidates = candidates
+        self._rrf_k = rrf_k
 
     async def rank(
         self, epoch: Epoch, query: Query, *, dense: Sequence[float], sparse: SparseVector | None, seconds: float
@@ -68,7 +72,7 @@ class QdrantSearcher:
         for name, vector in retrievers:
             prefetch = request.prefetch.add(using=name, limit=self._candidates, filter=matching)
             prefetch.query.nearest.CopyFrom(vector)
-        request.query.fusion = qdrant.Fusion.RRF
+        request.query.rrf.k = self._rrf_k
         return request
 
 
@@ -84,7 +88,8 @@ def _retrievers(mode: SearchMode, *, dense: Sequence[float], sparse: SparseVecto
 
 
 def _filter(project_id: str, wanted: SearchFilter) -> qdrant.Filter:
-    must = [conditions.keyword(payload.PROJECT_ID, project_id), conditions.flag(payload.TOMBSTONE, False)]
+    """Tombstones need no condition: without vectors they are in no ranking."""
+    must = [conditions.keyword(payload.PROJECT_ID, project_id)]
     lists = {
         payload.SOURCE_ID: wanted.source_ids,
         payload.SOURCE_GROUP: wanted.source_groups,

@@ -5,6 +5,7 @@ a complement or adverbial clause with a subject of its own, a relative clause. E
 clause gives one triple at most; a clause that says nothing by itself gives none.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ _VAGUE_SUBJECTS = frozenset(
 _CLAUSE_TAGS = frozenset({"WDT", "WP", "WP$", "WRB"})
 _BE = frozenset({"is", "are", "was", "were", "be", "been", "being", "'s", "’s", "'re"})
 _FINITE_TAGS = frozenset({"VBD", "VBZ", "VBP", "MD"})
+
+# What code and mark-up leave in a text.
+_CODE = re.compile(r"[={}<>|\\#~^]|\(\)|://|__")
 
 _MAX_SENTENCE_TOKENS = 90
 _MAX_ARGUMENT_TOKENS = 28
@@ -195,6 +199,8 @@ def _has_opening(span: Span) -> bool:
 
 def _says_something(subject: Span, target: Span) -> bool:
     if any(token.tag_ in _CLAUSE_TAGS for token in subject):
+        return False
+    if _CODE.search(subject.text) or _CODE.search(target.text):
         return False
     if len(subject) == 1 and subject[0].lower_ in _EMPTY_SUBJECTS:
         return False

@@ -49,6 +49,7 @@ _MAX_PASSAGE = 1200
 _MIN_LETTERS = 12
 _MIN_PROSE_SHARE = 0.8
 _SHORT_LINE_WORDS = 9
+_SHORT_TEXT = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +175,10 @@ def _is_prose(text: str) -> bool:
     """Whether the passage reads like language, not like code, numbers or a path."""
     letters = sum(character.isalpha() for character in text)
     if letters < _MIN_LETTERS and text.isascii():
+        return False
+    capitals = sum(character.isupper() for character in text)
+    if len(text) > _SHORT_TEXT and capitals > letters / 2:
+        # Disclaimers are shouted.
         return False
     plain = letters + sum(character.isspace() or character in ".,;:'’-" or character.isdigit() for character in text)
     return letters > 0 and plain / len(text) >= _MIN_PROSE_SHARE and letters / len(text) > 1 / 2

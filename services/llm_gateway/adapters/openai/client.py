@@ -24,6 +24,8 @@ async def session(*, api_key: str, idle_seconds: float, connections: int) -> Asy
     async with aiohttp.ClientSession(
         headers=headers,
         connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60),
+        # Endpoints of models set no cookies that matter, and looking for some costs every call.
+        cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=idle_seconds),
         json_serialize=lambda value: orjson.dumps(value).decode(),
     ) as opened:

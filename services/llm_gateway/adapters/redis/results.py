@@ -9,34 +9,24 @@ the server's. The keys of a call share a hash tag, as Redis Cluster needs it.
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import timedelta
-from importlib import resources
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
-
 from services.llm_gateway.adapters.redis import records
-from services.llm_gateway.adapters.redis.connection import outages
+from services.llm_gateway.adapters.redis.scripts import Scripts
 from services.llm_gateway.adapters.redis.tail import StreamTail
 from services.llm_gateway.application.ports import Claimed, Failed, Record, RunningElsewhere, Stored
 from services.llm_gateway.domain.frames import Done, Started
 from services.shared.errors import RequestIdReused
 
-_SCRIPTS = "services.llm_gateway.adapters.redis.scripts"
-
 
 class RedisResults:
     """`keep` is how long results are kept, `lease` how long a silent run is believed to be alive."""
 
-    def __init__(self, *, client: Redis, tail: StreamTail, keep: timedelta, lease: timedelta) -> None:
+    def __init__(self, *, scripts: Scripts, tail: StreamTail, keep: timedelta, lease: timedelta) -> None:
+        self._scripts = scripts
         self._tail = tail
         self._keep = round(keep.total_seconds() * 1000)
         self._lease = round(lease.total_seconds() * 1000)
-        self._claim = _script(client, "claim")
-        self._append = _script(client, "append")
-        self._abandon = _script(client, "abandon")
-        self._release = _script(client, "release")
-        self._leave = _script(client, "leave")
 
     @property
     def lease_seconds(self) -> float:
@@ -48,8 +38,9 @@ class RedisResults:
 
     async def claim(self, request_id: str, *, fingerprint: str, owner: str) -> Claimed | RunningElsewhere | Stored:
         keys = [_call(request_id), _log(request_id), _followers(request_id)]
-        with outages():
-            answer: list[Any] = await self._claim(keys=keys, args=[owner, fingerprint, self._lease, self._keep])
+        answer: list[Any] = await self._scripts.run(
+            "claim", keys=keys, args=[owner, fingerprint, self._lease, self._keep]
+        )
         match answer:
             case [b"claimed", fence, attempts]:
                 return Claimed(fence=fence, attempts=attempts)
@@ -61,32 +52,27 @@ class RedisResults:
             case _:
                 raise RequestIdReused("the request id stands for another request", metadata={"request_id": request_id})
 
-    async def append(self, request_id: str, *, fence: int, records: Sequence[Record]) -> bool:
+    async def append(self, request_id: str, *, fence: int, number: int, records: Sequence[Record]) -> bool:
         keys = [_call(request_id), _log(request_id)]
         attempts = max((record.attempt for record in records if isinstance(record, Started)), default="")
-        arguments = [fence, self._lease, self._keep, _dump(records), _status_after(records), attempts]
-        with outages():
-            return bool(await self._append(keys=keys, args=arguments))
+        arguments = [fence, number, self._lease, self._keep, _dump(records), _status_after(records), attempts]
+        return bool(await self._scripts.run("append", keys=keys, args=arguments))
 
     async def abandon(self, request_id: str, *, fence: int) -> bool:
-        with outages():
-            return bool(await self._abandon(keys=[_call(request_id), _followers(request_id)], args=[fence]))
+        return bool(await self._scripts.run("abandon", keys=[_call(request_id), _followers(request_id)], args=[fence]))
 
     async def release(self, request_id: str, *, owner: str) -> None:
         keys = [_call(request_id), _log(request_id), _followers(request_id)]
-        with outages():
-            await self._release(keys=keys, args=[owner, self._keep, records.HANDED_OVER])
+        await self._scripts.run("release", keys=keys, args=[owner, self._keep, records.HANDED_OVER])
 
     async def leave(self, request_id: str, *, owner: str) -> None:
         keys = [_call(request_id), _log(request_id), _followers(request_id)]
-        with outages():
-            await self._leave(keys=keys, args=[owner, records.CANCEL_REQUESTED])
+        await self._scripts.run("leave", keys=keys, args=[owner, records.CANCEL_REQUESTED])
 
     async def follow(self, request_id: str, *, position: str) -> AsyncGenerator[Sequence[Record]]:
-        with outages():
-            async with aclosing(self._tail.follow(_log(request_id), position=position)) as batches:
-                async for entries in batches:
-                    yield [record for data in entries for record in records.load(data)]
+        async with aclosing(self._tail.follow(_log(request_id), position=position)) as batches:
+            async for entries in batches:
+                yield [record for data in entries for record in records.load(data)]
 
 
 def _dump(batch: Sequence[Record]) -> bytes:
@@ -108,8 +94,3 @@ def _log(request_id: str) -> bytes:
 
 def _followers(request_id: str) -> bytes:
     return b"scristill:llm:{%b}:followers" % request_id.encode()
-
-
-def _script(client: Redis, name: str) -> AsyncScript:
-    text = resources.files(_SCRIPTS).joinpath(f"{name}.lua").read_text()
-    return client.register_script(text)  # pyright: ignore[reportUnknownMemberType]

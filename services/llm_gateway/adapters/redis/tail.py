@@ -14,8 +14,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-# A blocked read is renewed after this long, which finds a connection that is dead.
-BLOCK_SECONDS = 30.0
+from services.llm_gateway.adapters.redis.connection import answering
+from services.shared.errors import Unavailable
+
+# A blocked read is renewed after this long; one that is silent for longer has a dead connection.
+_BLOCK_SECONDS = 30.0
+_PATIENCE_SECONDS = 10.0
 _RECONNECT_SECONDS = 0.5
 _UNBLOCK_SECONDS = 0.001
 _MAX_ENTRIES = 256
@@ -38,11 +42,8 @@ class _Follower:
 
 
 class StreamTail:
-    """`commands` serves short commands; `blocking` must not time out before `BLOCK_SECONDS`."""
-
-    def __init__(self, *, commands: Redis, blocking: Redis) -> None:
-        self._commands = commands
-        self._blocking = blocking
+    def __init__(self, client: Redis) -> None:
+        self._client = client
         self._followers: dict[bytes, set[_Follower]] = {}
         self._changed = asyncio.Event()
         self._client_id: int | None = None
@@ -88,11 +89,12 @@ class StreamTail:
                 await self._changed.wait()
                 continue
             try:
-                async with self._blocking.client() as connection:
-                    self._client_id = await connection.client_id()  # pyright: ignore[reportUnknownMemberType]
+                async with self._client.client() as connection:
+                    async with answering():
+                        self._client_id = await connection.client_id()  # pyright: ignore[reportUnknownMemberType]
                     while self._followers:
                         await self._read_once(connection)
-            except RedisError as error:
+            except (RedisError, Unavailable) as error:
                 logger.warning("stream_tail_lost", error=type(error).__name__)
                 await asyncio.sleep(_RECONNECT_SECONDS)
             finally:
@@ -104,9 +106,10 @@ class StreamTail:
             key: min((follower.position for follower in followers), key=_order)
             for key, followers in self._followers.items()
         }
-        answer = await connection.xread(  # pyright: ignore[reportUnknownMemberType]
-            positions, count=_MAX_ENTRIES, block=round(BLOCK_SECONDS * 1000)
-        )
+        async with answering(_BLOCK_SECONDS + _PATIENCE_SECONDS):
+            answer = await connection.xread(  # pyright: ignore[reportUnknownMemberType]
+                positions, count=_MAX_ENTRIES, block=round(_BLOCK_SECONDS * 1000)
+            )
         for key, entries in cast("_Answer", answer or ()):
             for entry_id, fields in entries:
                 self._deliver(key, entry_id.decode(), fields[b"r"])
@@ -119,16 +122,19 @@ class StreamTail:
                 follower.some.set()
 
     async def _interrupt(self) -> None:
-        """Makes the reader ask anew, now. A read that has not begun to block yet is asked again shortly."""
+        """Makes the reader ask anew, now. A read that has not begun to block yet is interrupted again shortly."""
         self._changed.set()
         while self._changed.is_set() and self._client_id is not None:
-            with suppress(RedisError):
-                await self._commands.client_unblock(self._client_id)  # pyright: ignore[reportUnknownMemberType]
+            # When Redis is away the reader notices too, and asks anew by itself.
+            with suppress(Unavailable):
+                async with answering():
+                    await self._client.client_unblock(self._client_id)  # pyright: ignore[reportUnknownMemberType]
             if self._changed.is_set():
                 await asyncio.sleep(_UNBLOCK_SECONDS)
 
     async def _last(self, key: bytes) -> str:
-        entries: Any = await self._commands.xrevrange(key, count=1)  # pyright: ignore[reportUnknownMemberType]
+        async with answering():
+            entries: Any = await self._client.xrevrange(key, count=1)  # pyright: ignore[reportUnknownMemberType]
         return entries[0][0].decode() if entries else _BEGINNING
 
 

@@ -20,7 +20,7 @@ SELECT b.barrier::text::bigint AS barrier, h.xid::text::bigint AS oldest, c.*
 FROM (SELECT pg_snapshot_xmin(pg_current_snapshot()) AS barrier) b
 CROSS JOIN scheduler.change_horizon h
 LEFT JOIN LATERAL (
-    SELECT c.xid::text::bigint AS position, c.number, c.replica_id, c.job_ids, c.states, c.deleted
+    SELECT c.xid::text::bigint AS position, c.number, c.replica_id, c.job_ids, c.states, c.deleted::text AS deleted
     FROM scheduler.job_changes c
     WHERE c.xid >= $1::text::xid8 AND c.xid < b.barrier AND ($3::uuid IS NULL OR c.replica_id <> $3)
     ORDER BY c.xid FETCH FIRST $2 ROWS WITH TIES

@@ -1,7 +1,7 @@
 """Claims: many jobs for many workers in one statement, and never more than the limits of their keys allow."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 from services.scheduler.adapters.postgres.dispatch import Dispatch
@@ -56,10 +56,10 @@ class PostgresClaims:
         if free:
             leased = await self._session.fetch(CLAIM, *self._arguments(free, accept_timeout))
         if not keyed:
-            return Claimed(leased=[_to_leased(record) for record in leased])
+            return Claimed(leased=_in_order(assignments, leased))
         under_lock, admission = await self._claim_keyed(keyed, accept_timeout)
         return Claimed(
-            leased=[_to_leased(record) for record in (*leased, *under_lock)],
+            leased=_in_order(assignments, (*leased, *under_lock)),
             refused=admission.refused,
             shut=admission.shut,
         )
@@ -86,6 +86,12 @@ class PostgresClaims:
             accept_timeout,
             self._dispatch.replica_id,
         )
+
+
+def _in_order(assignments: Sequence[Assignment], records: Iterable[Row]) -> list[LeasedJob]:
+    """The database returns rows as it finds them; workers get jobs in the order in which they were chosen."""
+    leased = {job.lease.job_id: job for job in map(_to_leased, records)}
+    return [leased[each.entry.job_id] for each in assignments if each.entry.job_id in leased]
 
 
 def _to_leased(record: Row) -> LeasedJob:

@@ -10,7 +10,8 @@ INSERT INTO scheduler.project_weights (project_id, weight) VALUES ($1, $2)
 ON CONFLICT (project_id) DO UPDATE SET weight = excluded.weight
 """
 LIMIT = """
-INSERT INTO scheduler.key_limits (limit_key, max_in_flight, max_per_second, tokens) VALUES ($1, $2, $3, greatest($3, 1))
+INSERT INTO scheduler.key_limits (limit_key, max_in_flight, max_per_second, tokens)
+VALUES ($1, $2, $3::float8, greatest($3::float8, 1))
 ON CONFLICT (limit_key) DO UPDATE SET
     max_in_flight = excluded.max_in_flight, max_per_second = excluded.max_per_second, tokens = excluded.tokens
 """

@@ -8,7 +8,7 @@ comes after the insert, in a snapshot of its own, because a job may end between 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from services.scheduler.adapters.postgres.cancelling import cancel_tree
@@ -25,11 +25,12 @@ WITH inserted AS (
         max_attempts, max_stalls, traceparent, parent_job_id, state, create_time, update_time, rank_time)
     SELECT s.job_id, s.spec_hash, s.type, s.project_id, s.priority, s.payload, coalesce(s.schedule_time, now()),
         s.limit_key, s.max_attempts, s.max_stalls, s.traceparent, $12::uuid, 1, now(), now(),
-        CASE WHEN coalesce(s.schedule_time, now()) <= now() THEN now() + s.priority * $13::interval END
+        CASE WHEN coalesce(s.schedule_time, now()) <= now()
+             THEN now() + s.priority * $13::interval + s.place * interval '1 microsecond' END
     FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::timestamptz[],
-                $8::text[], $9::smallint[], $10::smallint[], $11::text[])
+                $8::text[], $9::smallint[], $10::smallint[], $11::text[], $15::int[])
         AS s(job_id, spec_hash, type, project_id, priority, payload, schedule_time, limit_key, max_attempts,
-             max_stalls, traceparent)
+             max_stalls, traceparent, place)
     ON CONFLICT (job_id) DO NOTHING
     RETURNING job_id
 ),
@@ -67,8 +68,8 @@ class PostgresCreation:
 
     async def create(self, specs: Sequence[JobSpec], *, parent: LeaseRef | None) -> Created:
         if parent is None and len(specs) <= _SLICE and not any(spec.chosen for spec in specs):
-            now, job_ids = (await self._session.fetch(INSERT, *self._arguments(specs, parent=None)))[0]
-            return self._created(specs, now, job_ids or (), known={})
+            now, job_ids = (await self._session.fetch(INSERT, *self._arguments(specs, parent=None, place=0)))[0]
+            return self._created(specs, now, job_ids or (), known={}, place=0)
         async with self._session.begin() as connection:
             doomed = await lock_parent(connection, parent) if parent is not None else False
             created = await self.create_in(connection, specs, parent_job_id=parent.job_id if parent else None)
@@ -84,15 +85,16 @@ class PostgresCreation:
         results: list[Creation] = []
         ready: list[Entry] = []
         for start in range(0, len(specs), _SLICE):
-            part = await self._create_slice(connection, specs[start : start + _SLICE], parent_job_id)
+            part = await self._create_slice(connection, specs[start : start + _SLICE], parent_job_id, place=start)
             results += part.results
             ready += part.ready
         return Created(results=results, ready=ready)
 
     async def _create_slice(
-        self, connection: Connection, specs: Sequence[JobSpec], parent_job_id: str | None
+        self, connection: Connection, specs: Sequence[JobSpec], parent_job_id: str | None, *, place: int
     ) -> Created:
-        now, inserted = (await connection.fetch(INSERT, *self._arguments(specs, parent=parent_job_id)))[0]
+        arguments = self._arguments(specs, parent=parent_job_id, place=place)
+        now, inserted = (await connection.fetch(INSERT, *arguments))[0]
         chosen = [spec.job_id for spec in specs if spec.chosen]
         known = await connection.fetch(KNOWN, chosen) if chosen else []
         ended = {record[0] for record in known if record[2]}
@@ -100,27 +102,28 @@ class PostgresCreation:
         if revived:
             await connection.execute(REMOVE, revived)
         fresh = [job_id for job_id in inserted or () if job_id not in ended]
-        return self._created(specs, now, fresh, known={str(record[0]): record[1] for record in known})
+        return self._created(specs, now, fresh, known={str(record[0]): record[1] for record in known}, place=place)
 
     def _created(
-        self, specs: Sequence[JobSpec], now: datetime, job_ids: Sequence[UUID], *, known: Mapping[str, int]
+        self, specs: Sequence[JobSpec], now: datetime, job_ids: Sequence[UUID], *, known: Mapping[str, int], place: int
     ) -> Created:
         new = {str(job_id) for job_id in job_ids}
         results: list[Creation] = []
         ready: list[Entry] = []
-        for spec in specs:
+        for offset, spec in enumerate(specs, start=place):
             if spec.job_id in new:
                 new.discard(spec.job_id)
                 results.append(Creation.CREATED)
                 if spec.schedule_time is None or spec.schedule_time <= now:
-                    rank_time = now + spec.priority * self._dispatch.ageing
+                    rank_time = now + spec.priority * self._dispatch.ageing + timedelta(microseconds=offset)
                     ready.append(Entry(spec.job_id, spec.type, spec.project_id, rank_time, spec.limit_key))
             else:
                 same = known.get(spec.job_id) == spec_hash(spec)
                 results.append(Creation.EXISTED if same else Creation.DIFFERS)
         return Created(results=results, ready=ready)
 
-    def _arguments(self, specs: Sequence[JobSpec], *, parent: str | None) -> tuple[object, ...]:
+    def _arguments(self, specs: Sequence[JobSpec], *, parent: str | None, place: int) -> tuple[object, ...]:
+        """`place` is that of the first spec in its call; jobs of one call keep their order."""
         policies = [self._dispatch.policies.of(spec.type) for spec in specs]
         return (
             [spec.job_id for spec in specs],
@@ -137,6 +140,7 @@ class PostgresCreation:
             parent,
             self._dispatch.ageing,
             self._dispatch.replica_id,
+            list(range(place, place + len(specs))),
         )
 
 

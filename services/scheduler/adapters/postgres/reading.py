@@ -91,7 +91,7 @@ def _part(job_filter: JobFilter, table: str, t: str, columns: str) -> str:
         where = f"{t}.{key} = ANY(${number}::uuid[]) AND {in_projects} AND {matches}"
         return f"(SELECT {columns} FROM {table} {t} WHERE {where} {newest})"
     projects = "unnest($1::text[])" if job_filter.project_ids else f"({_EVERY_PROJECT.format(table=table)})"
-    lateral = f"{t}.project_id = p.project_id AND {matches}"
+    lateral = f"{t}.project_id = p.project_id AND {in_projects} AND {matches}"
     states = ""
     if t == "e" and job_filter.states and all(_rare(state) for state in job_filter.states):
         states = "CROSS JOIN unnest($3::smallint[]) AS s(state)"

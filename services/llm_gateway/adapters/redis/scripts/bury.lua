@@ -1,0 +1,27 @@
+-- Stores a dead letter in place of the one before and drops the oldest beyond the limit.
+-- Keys: letter, index, index of the project. Arguments: entry, body, time to live ms, limit, prefix of letters.
+local letter, index, project = KEYS[1], KEYS[2], KEYS[3]
+local before = redis.call('HGET', letter, 'entry')
+if before then
+  redis.call('ZREM', index, before)
+  redis.call('ZREM', project, before)
+end
+redis.call('HSET', letter, 'entry', ARGV[1], 'body', ARGV[2], 'project', project)
+redis.call('PEXPIRE', letter, ARGV[3])
+for _, each in ipairs({index, project}) do
+  redis.call('ZADD', each, 0, ARGV[1])
+  redis.call('PEXPIRE', each, ARGV[3])
+end
+local surplus = redis.call('ZCARD', index) - tonumber(ARGV[4])
+if surplus > 0 then
+  for _, entry in ipairs(redis.call('ZRANGE', index, 0, surplus - 1)) do
+    local id = string.sub(entry, string.find(entry, ':', 1, true) + 1)
+    local where = redis.call('HGET', ARGV[5] .. id, 'project')
+    if where then
+      redis.call('ZREM', where, entry)
+    end
+    redis.call('DEL', ARGV[5] .. id)
+    redis.call('ZREM', index, entry)
+  end
+end
+return 1

@@ -1,0 +1,120 @@
+"""The extractor's side of consistency against the real indexer on the real Qdrant engine."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from qdrant_client import AsyncQdrantClient
+from qdrant_client import models as qdrant_models
+from scristill.extractor.v1 import consistency_service_pb2 as pb
+from scristill.extractor.v1 import source_service_pb2
+
+from services.indexer.bootstrap import bootstrap
+from services.indexer.settings import IndexerSettings
+from services.shared.lifecycle import Drain, LoopSupervisor
+from services.shared.process import build_server
+from services.shared.service import Runtime
+from services.shared.telemetry.metrics import Metrics
+from tests.integration.extractor.conftest import Desk
+from tests.integration.extractor.service import Extractor, serving_extractor
+from tests.integration.indexer.models import ScriptedModels
+from tests.integration.indexer.models import serving as serving_models
+from tests.support.waiting import eventually
+
+TEXT = " ".join(f"Person{n} visited town{n}." for n in range(30))
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"t{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+async def indexer_address(qdrant_url: str, prefix: str) -> AsyncIterator[str]:
+    async with AsyncExitStack() as stack:
+        models_port = await stack.enter_async_context(serving_models(ScriptedModels()))
+        settings = IndexerSettings(
+            port=0,
+            qdrant_url=qdrant_url,
+            llm_gateway_address=f"127.0.0.1:{models_port}",
+            collection_prefix=prefix,
+            drain_seconds=2.0,
+        )
+        runtime = Runtime(name="indexer", version="0", drain=Drain(), metrics=Metrics(), instance="indexer-tests")
+        service = await stack.enter_async_context(bootstrap(settings, runtime))
+        server = build_server(settings, runtime, service)
+        port = await server.start()
+        stack.push_async_callback(server.stop, 1.0)
+        loops = LoopSupervisor(service.loops)
+        loops.start()
+        stack.push_async_callback(loops.stop, patience=2.0)
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+async def extractor(extractor_url: str, peers: str, indexer_address: str) -> AsyncIterator[Extractor]:
+    async with serving_extractor(
+        extractor_url, scheduler_address=peers, llm_gateway_address=peers, indexer_address=indexer_address
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+async def qdrant(qdrant_url: str) -> AsyncIterator[AsyncQdrantClient]:
+    host, port = qdrant_url.removeprefix("http://").split(":")
+    client = AsyncQdrantClient(host=host, grpc_port=int(port), prefer_grpc=True, check_compatibility=False)
+    yield client
+    await client.close()
+
+
+async def _indexed(desk: Desk) -> bool:
+    rows = await desk.execute("SELECT embedding_id FROM extractor.extractions")
+    return bool(rows) and all(row.embedding_id for row in rows) and not await desk.outbox()
+
+
+async def _reconciled(extractor: Extractor) -> pb.ConsistencyCertificate:
+    frames = [frame async for frame in extractor.consistency.Reconcile(pb.ReconcileRequest())]
+    return frames[-1].certificate
+
+
+async def test_digests_of_both_stores_are_byte_equal(extractor: Extractor, desk: Desk) -> None:
+    await desk.distilled(await desk.project(), TEXT)
+    await eventually(lambda: _indexed(desk), within=30)
+
+    certificate = await _reconciled(extractor)
+
+    assert certificate.fact_digest == certificate.point_digest
+    assert (certificate.fact_count, certificate.point_count) == (30, 30)
+    assert certificate.drift_counts == {}
+
+
+async def test_points_that_qdrant_lost_or_changed_are_repaired(
+    extractor: Extractor, desk: Desk, qdrant: AsyncQdrantClient, prefix: str
+) -> None:
+    project = await desk.project()
+    await desk.distilled(project, TEXT)
+    await eventually(lambda: _indexed(desk), within=30)
+    lost, changed, *_ = await desk.facts(project)
+    collection = f"{prefix}_e1"
+    await qdrant.delete(collection, qdrant_models.PointIdsList(points=[str(lost.embedding_id)]), wait=True)
+    await qdrant.set_payload(collection, {"content_hash": "00" * 32}, points=[str(changed.embedding_id)], wait=True)
+
+    certificate = await _reconciled(extractor)
+
+    assert certificate.drift_counts == {"MISSING": 1, "WRONG_PAYLOAD": 1}
+    await eventually(lambda: _indexed(desk), within=30)
+    again = await _reconciled(extractor)
+    assert again.fact_digest == again.point_digest
+    assert again.drift_counts == {}
+
+
+async def test_a_deletion_is_certified_by_what_qdrant_holds(extractor: Extractor, desk: Desk) -> None:
+    source = await desk.distilled(await desk.project(), TEXT)
+    await eventually(lambda: _indexed(desk), within=30)
+
+    request = source_service_pb2.DeleteSourceRequest(source_id=str(source.source_id), certify=True)
+    certificate = (await extractor.sources.DeleteSource(request, timeout=30)).certificate
+
+    assert (certificate.fact_count, certificate.point_count, certificate.remaining_point_count) == (30, 30, 0)
+    assert (await _reconciled(extractor)).point_count == 0

@@ -1,0 +1,122 @@
+"""The PostgreSQL adapters alone, without server and loops, and jobs made for them."""
+
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from services.scheduler.adapters.postgres.changes import PostgresChangeLog
+from services.scheduler.adapters.postgres.control import PostgresControl
+from services.scheduler.adapters.postgres.controls import PostgresControls
+from services.scheduler.adapters.postgres.creation import PostgresCreation
+from services.scheduler.adapters.postgres.dispatch import Dispatch
+from services.scheduler.adapters.postgres.leasing import PostgresLeases
+from services.scheduler.adapters.postgres.reading import PostgresReading
+from services.scheduler.adapters.postgres.ready import PostgresReadyJobs
+from services.scheduler.adapters.postgres.schedules import PostgresSchedules
+from services.scheduler.adapters.postgres.session import Session
+from services.scheduler.adapters.postgres.statistics import PostgresStatistics
+from services.scheduler.adapters.postgres.upkeep import PostgresUpkeep
+from services.scheduler.application.ports import Assignment
+from services.scheduler.domain.job import Job, JobSpec, LeasedJob
+from services.scheduler.domain.policy import Policies, TypePolicy
+from services.scheduler.domain.ready_index import Entry
+from services.shared.database.engine import Database
+from services.shared.ids import Uuid7
+from services.shared.telemetry.metrics import Metrics
+
+POLICY = TypePolicy(max_attempts=2, max_stalls=2, backoff_base=timedelta(milliseconds=1))
+
+_new_id = Uuid7()
+
+
+class CountingSession(Session):
+    """Counts the statements that are sent."""
+
+    statements = 0
+
+    async def fetch(self, statement, *arguments):
+        self.statements += 1
+        return await super().fetch(statement, *arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    session: CountingSession
+    creation: PostgresCreation
+    leases: PostgresLeases
+    control: PostgresControl
+    controls: PostgresControls
+    reading: PostgresReading
+    ready: PostgresReadyJobs
+    log: PostgresChangeLog
+    statistics: PostgresStatistics
+    schedules: PostgresSchedules
+    upkeep: PostgresUpkeep
+
+    async def execute(self, statement: str, *arguments: object) -> list:
+        return await self.session.fetch(statement, *arguments)
+
+    async def job(self, job_id: str) -> Job:
+        [job] = await self.reading.get([job_id])
+        return job
+
+    async def lease(self, *entries: Entry, worker_id: str = "w") -> list[LeasedJob]:
+        assignments = [Assignment(entry=entry, worker_id=worker_id, total_deadline=None) for entry in entries]
+        return list((await self.leases.claim(assignments, accept_timeout=timedelta(seconds=30))).leased)
+
+    async def leased(self, **fields) -> LeasedJob:
+        created = await self.creation.create([spec(**fields)], parent=None)
+        [job] = await self.lease(*created.ready)
+        return job
+
+
+def spec(**fields) -> JobSpec:
+    return JobSpec(
+        **{
+            "job_id": str(_new_id()),
+            "chosen": False,
+            "type": "extract",
+            "project_id": "p",
+            "priority": 5,
+            "payload": "{}",
+            "schedule_time": None,
+            "limit_key": "",
+            "max_attempts": 0,
+            "traceparent": "",
+            **fields,
+        }
+    )
+
+
+@asynccontextmanager
+async def connect(url: str) -> AsyncGenerator[Stores]:
+    metrics = Metrics()
+    database = Database(url, concurrency=4, application_name="test", metrics=metrics)
+    session = CountingSession(database, concurrency=4, patience=timedelta(seconds=5), metrics=metrics)
+    policies = Policies(by_type={"other": POLICY}, default=POLICY)
+    dispatch = Dispatch(replica_id=uuid.uuid4(), policies=policies, ageing=timedelta(minutes=5))
+    creation = PostgresCreation(session, dispatch)
+    try:
+        yield Stores(
+            session=session,
+            creation=creation,
+            leases=PostgresLeases(session, dispatch, creation),
+            control=PostgresControl(session, dispatch),
+            controls=PostgresControls(session),
+            reading=PostgresReading(session),
+            ready=PostgresReadyJobs(session, dispatch),
+            log=PostgresChangeLog(session, replica_id=dispatch.replica_id),
+            statistics=PostgresStatistics(session),
+            schedules=PostgresSchedules(session, creation),
+            upkeep=PostgresUpkeep(
+                session,
+                span=timedelta(days=1),
+                retention=timedelta(days=7),
+                change_retention=timedelta(hours=1),
+            ),
+        )
+    finally:
+        await session.close()
+        await database.close()

@@ -1,0 +1,1 @@
+"""The way from PostgreSQL to Qdrant under a seeded, deterministic scheduler. See `README.md`."""

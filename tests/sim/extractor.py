@@ -1,0 +1,88 @@
+"""One replica of the extractor as far as the index goes: relay, reconciliation, orphans; wired as in its bootstrap."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from services.extractor.application.fact_relay import FactRelay, RelaySettings
+from services.extractor.application.reconcile import Reconciler
+from services.extractor.application.settle import SettleFacts
+from services.extractor.entrypoints.reconciliation_loop import ReconciliationLoop
+from tests.sim.database import Database
+from tests.sim.fact_statements import FactStatements
+from tests.sim.host import Host
+from tests.sim.indexer import Audit, Indexer, Nothing
+from tests.sim.outbox_statements import OutboxStatements
+from tests.sim.run_statements import RunStatements
+from tests.sim.stream import Network
+from tests.sim.world import World
+
+LEASE = timedelta(seconds=5)
+LOOK = timedelta(seconds=10)
+PERIOD = timedelta(seconds=40)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repositories:
+    facts: FactStatements
+    outbox: OutboxStatements
+    reconciliations: RunStatements
+
+
+class UnitOfWork:
+    def __init__(self, database: Database, host: Host) -> None:
+        self._database = database
+        self._host = host
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncGenerator[Any]:
+        async with self._database.begin(self._host) as transaction:
+            yield Repositories(
+                facts=FactStatements(transaction),
+                outbox=OutboxStatements(transaction),
+                reconciliations=RunStatements(transaction),
+            )
+
+
+class Extractor:
+    def __init__(
+        self, world: World, database: Database, name: str, indexers: Callable[[], Sequence[Indexer]]
+    ) -> None:
+        self.host = Host(world, name)
+        host, rng = self.host, Random(world.rng.random())
+        unit_of_work = UnitOfWork(database, host)
+        self.network = Network(world, host, lambda: [(each.host, each.intake) for each in indexers()])
+        self.reconciliation = ReconciliationLoop(
+            reconciler=Reconciler(
+                unit_of_work=unit_of_work,
+                index=Audit(world, host, indexers),
+                wake=lambda _: self.relay.wake(),
+                new_id=lambda: UUID(int=world.rng.getrandbits(128)),
+                owner=name,
+            ),
+            unit_of_work=unit_of_work,
+            wake=lambda _: self.relay.wake(),
+            clock=world.clock,
+            period=PERIOD,
+            orphan_after=timedelta(seconds=20),
+            pace=0,
+            look=LOOK,
+        )
+        self.relay = FactRelay(
+            unit_of_work=unit_of_work,
+            indexer=self.network,
+            settle=SettleFacts(unit_of_work=unit_of_work, rng=rng, suspect=self.reconciliation.suspect),
+            settings=RelaySettings(owner=name, batch_size=5, max_in_flight=16, lease=LEASE, poll=timedelta(seconds=1)),
+            rng=rng,
+            metrics=Nothing(),
+        )
+
+    def start(self) -> None:
+        stop = asyncio.Event()
+        self.host.spawn(self.relay.run(stop), name="relay")
+        self.host.spawn(self.reconciliation.run(stop), name="reconciliation")

@@ -1,0 +1,140 @@
+"""The statements of `adapters/postgres/facts.py`, each in the words of the model.
+
+A docstring names the constant that a method mirrors; a guard of its WHERE clause or SET list that can
+be taken out is asked for by `world.on`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from services.extractor.domain.outbox import IndexedFact, Operation
+from tests.sim.database import FactRow, OutboxRow, Tables, Transaction
+
+
+class Change(NamedTuple):
+    key: UUID
+    operation: Operation
+    version: int
+    project_id: UUID
+    source_id: UUID
+
+
+class NewFact(NamedTuple):
+    fact_id: UUID
+    content_hash: bytes
+    statement: str
+    moved: bool = False
+    """Found in another chunk than before: it is written again though it says the same."""
+
+
+class FactStatements:
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._world = transaction.world
+
+    async def replace(
+        self, project_id: UUID, source_id: UUID, facts: Sequence[NewFact], *, traceparent: str = ""
+    ) -> tuple[int, int]:
+        """_REPLACE. The INSERT draws its versions before it waits for rows that others have locked."""
+        transaction = self._transaction
+        await transaction.statement("replace facts", len(facts))
+        drawn = [(fact, transaction.database.nextval()) for fact in facts]
+        tables = await transaction.lock()
+        changes: list[Change] = []
+        for fact, version in drawn:
+            held = tables.facts.get(fact.fact_id)
+            if held is not None and held.content_hash == fact.content_hash and not fact.moved:
+                continue
+            kept = held and not self._world.on("edit.clears_embedding")
+            tables.facts[fact.fact_id] = FactRow(
+                project_id,
+                source_id,
+                version,
+                fact.content_hash,
+                fact.statement,
+                held.embedding_id if kept else None,
+                held.embedding_epoch if kept else None,
+                transaction.now,
+            )
+            changes.append(Change(fact.fact_id, Operation.UPSERT, version, project_id, source_id))
+        incoming = {fact.fact_id for fact in facts}
+        gone = [key for key, row in tables.facts.items() if row.source_id == source_id and key not in incoming]
+        deletions = self._delete(tables, gone)
+        self._intend(tables, [*changes, *deletions])
+        return len(changes), len(deletions)
+
+    async def delete(self, source_ids: Sequence[UUID], *, traceparent: str = "") -> int:
+        """_DELETE."""
+        transaction = self._transaction
+        await transaction.statement("delete facts")
+        tables = await transaction.lock()
+        wanted = set(source_ids)
+        changes = self._delete(tables, [key for key, row in tables.facts.items() if row.source_id in wanted])
+        self._intend(tables, changes)
+        return len(changes)
+
+    async def update_embedding_ids_batch(self, indexed: Sequence[IndexedFact]) -> set[UUID]:
+        """_ACKNOWLEDGE, and _FREE where it missed."""
+        if not indexed:
+            return set()
+        transaction, world = self._transaction, self._world
+        await transaction.statement("acknowledge", [(str(each.fact_id)[:8], each.version) for each in indexed])
+        tables = await transaction.lock()
+        recorded: set[UUID] = set()
+        missed: list[IndexedFact] = []
+        for each in indexed:
+            key = each.fact_id
+            transaction.touched.add(key)
+            fact, row = tables.facts.get(key), tables.outbox.get(key)
+            same = fact is not None and (fact.version == each.version or not world.on("ack.fact_version"))
+            if fact is not None and same and each.embedding_id is not None:
+                tables.facts[key] = fact._replace(embedding_id=each.embedding_id, embedding_epoch=each.epoch)
+                recorded.add(key)
+                transaction.notes.append(("recorded", each))
+            if row is not None and (row.version == each.version or not world.on("ack.outbox_version")):
+                del tables.outbox[key]
+                transaction.notes.append(("settled", (key, row)))
+            else:
+                missed.append(each)
+        if missed:
+            await self._free(tables, missed)
+        return recorded
+
+    async def _free(self, tables: Tables, missed: Iterable[IndexedFact]) -> None:
+        await self._transaction.statement("free newer")
+        for each in missed:
+            row = tables.outbox.get(each.fact_id)
+            holds = row is not None and (row.token == each.lease_token or not self._world.on("lease.token"))
+            if row is not None and row.version > each.version and holds:
+                tables.outbox[each.fact_id] = row._replace(owner=None, due=self._transaction.now)
+                self._transaction.notes.append(("returned", (each.fact_id, each.lease_token)))
+
+    def _delete(self, tables: Tables, keys: Sequence[UUID]) -> list[Change]:
+        changes: list[Change] = []
+        for key in keys:
+            row = tables.facts.pop(key)
+            version = self._transaction.database.nextval()
+            changes.append(Change(key, Operation.DELETE, version, row.project_id, row.source_id))
+        return changes
+
+    def _intend(self, tables: Tables, changes: Iterable[Change]) -> None:
+        """_INTENTS: a newer intent takes the place of the one that waits, and a lease stays."""
+        now = self._transaction.now
+        for change in changes:
+            self._transaction.touched.add(change.key)
+            tables.dead.pop(change.key, None)
+            if not self._world.on("publish.one_transaction") and self._world.rng.random() < 0.02:
+                continue
+            held = tables.outbox.get(change.key)
+            keeps = held is not None and held.owner is not None and self._world.on("supersede.keeps_lease")
+            tables.outbox[change.key] = OutboxRow(
+                int(change.operation),
+                change.version,
+                change.project_id,
+                change.source_id,
+                held.due if held and keeps else now,
+                0,
+                held.owner if held else None,
+                held.token if held else 0,
+            )

@@ -1,0 +1,194 @@
+"""The statements of `adapters/postgres/reconciliations.py`: runs, the fact side of the comparison, repairs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+from services.extractor.domain.outbox import Operation
+from services.extractor.domain.reconciliation import (
+    EMPTY,
+    Bucket,
+    Drift,
+    FactState,
+    ProjectCount,
+    Run,
+    RunRequest,
+    RunState,
+    bucket_of,
+    share,
+)
+from tests.sim.database import FactRow, OutboxRow, RunRow, Transaction
+
+
+class RunStatements:
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._world = transaction.world
+
+    async def open(self, run_id: UUID, request: RunRequest, *, owner: str, lease: timedelta) -> tuple[Run | None, bool]:
+        """_OPEN under the unique index of running runs, else _CURRENT."""
+        transaction = self._transaction
+        await transaction.statement("open run")
+        tables = await transaction.lock()
+        current = next((row.run for row in tables.runs.values() if row.run.state is RunState.RUNNING), None)
+        if current is not None:
+            return current, False
+        run = Run(
+            run_id=run_id,
+            epoch=request.epoch,
+            dry_run=request.dry_run,
+            pace=request.pace,
+            state=RunState.RUNNING,
+            watermark=transaction.database.sequence,
+            start_time=self._world.clock.now(),
+        )
+        tables.runs[run_id] = RunRow(run, owner, transaction.now + lease.total_seconds())
+        return run, True
+
+    async def take_over(self, *, owner: str, lease: timedelta) -> Run | None:
+        """_TAKE_OVER."""
+        transaction = self._transaction
+        await transaction.statement("take over run")
+        tables = await transaction.lock()
+        for run_id, row in tables.runs.items():
+            if row.run.state is RunState.RUNNING and row.lease < transaction.now:
+                tables.runs[run_id] = RunRow(row.run, owner, transaction.now + lease.total_seconds())
+                return row.run
+        return None
+
+    async def notice_timeline(self) -> bool:
+        """_NOTICE_TIMELINE and _OUTRUN."""
+        transaction = self._transaction
+        await transaction.statement("notice timeline")
+        tables, database = await transaction.lock(), transaction.database
+        if tables.timeline == database.generation or not self._world.on("restore.timeline"):
+            return False
+        tables.timeline = database.generation
+        database.raise_sequence(database.clock_micros())
+        return True
+
+    async def get(self, run_id: UUID) -> Run | None:
+        """_GET."""
+        await self._transaction.statement("get run")
+        row = self._transaction.tables.runs.get(run_id)
+        return row.run if row else None
+
+    async def last(self) -> Run | None:
+        """_LAST."""
+        await self._transaction.statement("last run")
+        done = [row.run for row in self._transaction.tables.runs.values() if row.run.state is RunState.DONE]
+        return max(done, key=lambda run: run.start_time, default=None)
+
+    async def advance(self, run: Run, *, owner: str, lease: timedelta) -> bool:
+        """_ADVANCE."""
+        transaction = self._transaction
+        await transaction.statement("advance run", (run.next_bucket, run.state.name))
+        tables = await transaction.lock()
+        row = tables.runs.get(run.run_id)
+        if row is None or row.owner != owner or row.run.state is not RunState.RUNNING:
+            return False
+        ended = None if run.state is RunState.RUNNING else self._world.clock.now()
+        tables.runs[run.run_id] = RunRow(
+            replace(run, end_time=ended), owner, transaction.now + lease.total_seconds()
+        )
+        return True
+
+    async def record(self, run_id: UUID, drifts: Sequence[Drift], *, repaired: set[UUID]) -> set[UUID]:
+        """_RECORD."""
+        found = [(str(drift.fact_id)[:8], drift.kind.name) for drift in drifts]
+        await self._transaction.statement("record drifts", found)
+        return {drift.fact_id for drift in drifts}
+
+    async def digests(self, *, epoch: int, first: int, last: int) -> dict[int, Bucket]:
+        """_DIGESTS, by the arithmetic of the domain."""
+        await self._transaction.statement("digests", (first, last))
+        found: dict[int, Bucket] = {}
+        for key, row in self._transaction.tables.facts.items():
+            bucket = bucket_of(key)
+            if first <= bucket <= last:
+                mine = share(fact_id=key, version=row.version, content_hash=row.content_hash, epoch=epoch)
+                found[bucket] = found.get(bucket, EMPTY).plus(mine)
+        return found
+
+    async def facts_in(self, buckets: Sequence[int]) -> dict[UUID, FactState]:
+        """_FACTS."""
+        await self._transaction.statement("facts in buckets")
+        wanted = set(buckets)
+        return {
+            key: FactState(
+                fact_id=key,
+                project_id=row.project_id,
+                source_id=row.source_id,
+                version=row.version,
+                content_hash=row.content_hash,
+            )
+            for key, row in self._transaction.tables.facts.items()
+            if bucket_of(key) in wanted
+        }
+
+    async def pending_in(self, buckets: Sequence[int]) -> frozenset[UUID]:
+        """_PENDING."""
+        await self._transaction.statement("pending in buckets")
+        if not self._world.on("reconcile.pending"):
+            return frozenset()
+        wanted, tables = set(buckets), self._transaction.tables
+        return frozenset(key for key in (*tables.outbox, *tables.dead) if bucket_of(key) in wanted)
+
+    async def counts(self) -> list[ProjectCount]:
+        """_COUNTS."""
+        await self._transaction.statement("count facts")
+        tables = self._transaction.tables
+        projects = sorted({row.project_id for row in (*tables.facts.values(), *tables.outbox.values())})
+        return [
+            ProjectCount(
+                project_id=project,
+                live=sum(row.project_id == project for row in tables.facts.values()),
+                pending=sum(row.project_id == project for row in (*tables.outbox.values(), *tables.dead.values())),
+            )
+            for project in projects
+        ]
+
+    async def repair(self, drifts: Sequence[Drift], *, traceparent: str) -> set[UUID]:
+        """_RAISE_VERSIONS and _REPAIR."""
+        transaction = self._transaction
+        await transaction.statement("repair", [(str(drift.fact_id)[:8], drift.kind.name) for drift in drifts])
+        tables = await transaction.lock()
+        database = transaction.database
+        if self._world.on("repair.above_index"):
+            database.raise_sequence(max((drift.indexed_version for drift in drifts), default=0))
+        repaired: set[UUID] = set()
+        for drift in drifts:
+            row = self._revised(drift)
+            if row is not None and drift.fact_id not in tables.outbox:
+                tables.outbox[drift.fact_id] = row
+                repaired.add(drift.fact_id)
+        transaction.notes.append(("repaired", [drift for drift in drifts if drift.fact_id in repaired]))
+        return repaired
+
+    def _revised(self, drift: Drift) -> OutboxRow | None:
+        """The CTEs `revised` and `ghosts`."""
+        transaction, world = self._transaction, self._world
+        tables, key = transaction.tables, drift.fact_id
+        transaction.touched.add(key)
+        fact = tables.facts.get(key)
+        of: FactRow | None = None
+        if fact is not None and (fact.version == drift.stored_version or not world.on("repair.version")):
+            of = fact._replace(
+                version=transaction.database.nextval(), embedding_id=None, embedding_epoch=None
+            )
+            tables.facts[key] = of
+        elif drift.stored_version or (fact is not None and world.on("repair.ghost_is_absent")):
+            return None
+        owner = drift.fact or drift.point
+        assert owner is not None
+        return OutboxRow(
+            int(Operation.UPSERT if of else Operation.DELETE),
+            of.version if of else transaction.database.nextval(),
+            of.project_id if of else owner.project_id,
+            of.source_id if of else owner.source_id,
+            transaction.now,
+            0,
+            None,
+            0,
+        )
