@@ -105,4 +105,21 @@ architecture: .venv/.all ## Import-linter: layers and independence of the servic
 test: lint types architecture protos-check ## Everything that CI runs: checks, unit, contract, integration, e2e
 	@$(PY) -m pytest
 
+# -- long runs -----------------------------------------------------------------
+bench-scheduler: .venv/.bench ## Jobs per second and latency, beside pgqueuer, procrastinate and awa
+	@$(PY) -m tests.bench.scheduler
+
+bench-gateway: .venv/.all ## What the gateway adds to a model call
+	@$(PY) -m tests.bench.gateway
+
+bench-indexer: .venv/.all ## Facts indexed and acknowledged per second, and search latency
+	@$(PY) -m tests.bench.indexer
+
+bench-search: .venv/.bench ## What fusing dense and sparse search is worth
+	@$(PY) -m tests.bench.search
+
+sim: .venv/.all ## A million steps of the protocol between PostgreSQL and Qdrant under faults
+	@$(PY) -m tests.sim
+
+.PHONY: bench-scheduler bench-gateway bench-indexer bench-search sim
 .PHONY: help setup demo up down protos protos-check docs requirements lint types architecture test

@@ -7,8 +7,6 @@ CommandError    1  the work was done and something in it failed
 └── Refused     5  the stack says no: invalid, or not in this state
 """
 
-# ruff: noqa: N818 - errors are named for what happened
-
 from enum import IntEnum
 from typing import ClassVar
 

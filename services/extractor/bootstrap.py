@@ -51,6 +51,7 @@ from services.shared.database.failures import postgres_outage
 from services.shared.database.health import database_check
 from services.shared.database.migrations import Migrations
 from services.shared.grpc.channel import connect
+from services.shared.grpc.checks import peer_check
 from services.shared.grpc.server import Registration, register
 from services.shared.ids import Uuid7
 from services.shared.lifecycle import Drain, Loop
@@ -289,7 +290,12 @@ def migrations(settings: ExtractorSettings) -> Migrations:
 
 def checks(settings: ExtractorSettings) -> Sequence[Check]:
     needed = settings.workers * pool_size(settings.database_concurrency)
-    return [database_check(settings.database_url.get_secret_value(), connections=needed)]
+    return [
+        database_check(settings.database_url.get_secret_value(), connections=needed),
+        peer_check("scheduler", settings.scheduler_address),
+        peer_check("llm_gateway", settings.llm_gateway_address),
+        peer_check("indexer", settings.indexer_address),
+    ]
 
 
 DEFINITION = ServiceDefinition(

@@ -38,6 +38,7 @@ from services.shared.grpc.channel import Channel, connect
 from services.shared.grpc.server import register
 from services.shared.lifecycle import Loop
 from services.shared.service import Runtime, Service, ServiceDefinition
+from services.shared.telemetry.metrics import Metrics
 
 CAPABILITIES = (
     "epochs",
@@ -71,7 +72,7 @@ class Core:
 @asynccontextmanager
 async def bootstrap(settings: IndexerSettings, runtime: Runtime) -> AsyncGenerator[Service]:
     async with AsyncExitStack() as stack:
-        qdrant = connect_qdrant(settings)
+        qdrant = connect_qdrant(settings, runtime.metrics)
         stack.push_async_callback(qdrant.close)
         gateway = await stack.enter_async_context(connect(settings.llm_gateway_address, metrics=runtime.metrics))
         core = _core(settings, runtime, qdrant, gateway)
@@ -179,11 +180,12 @@ def _collector(core: Core) -> TombstoneCollector:
     )
 
 
-def connect_qdrant(settings: IndexerSettings) -> QdrantConnection:
+def connect_qdrant(settings: IndexerSettings, metrics: Metrics) -> QdrantConnection:
     return QdrantConnection(
         url=settings.qdrant_url,
         api_key=settings.qdrant_api_key.get_secret_value() or None,
         timeout_seconds=settings.qdrant_timeout_seconds,
+        metrics=metrics,
     )
 
 
@@ -203,7 +205,7 @@ def checks(settings: IndexerSettings) -> Sequence[Check]:
 
 
 async def _check_qdrant(settings: IndexerSettings) -> None:
-    connection = connect_qdrant(settings)
+    connection = connect_qdrant(settings, Metrics())
     try:
         await connection.collection_names()
     except ServiceError as error:

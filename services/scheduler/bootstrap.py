@@ -37,7 +37,7 @@ from services.shared.checks import Check
 from services.shared.database.engine import POOL_WAIT_SECONDS, Database, pool_size
 from services.shared.database.health import database_check
 from services.shared.database.migrations import Migrations
-from services.shared.grpc.server import register
+from services.shared.grpc.server import Registration, register
 from services.shared.ids import Uuid7
 from services.shared.lifecycle import Loop
 from services.shared.service import Runtime, Service, ServiceDefinition
@@ -71,6 +71,18 @@ class _Stores:
     upkeep: PostgresUpkeep
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Application:
+    dispatcher: Dispatcher
+    produce: ProduceJobs
+    work: WorkOnJobs
+    watch: WatchJobs
+    statistics: QueueStatistics
+    steerer: Steerer
+    signals: Signals
+    metrics: SchedulerMetrics
+
+
 @asynccontextmanager
 async def bootstrap(settings: SchedulerSettings, runtime: Runtime) -> AsyncGenerator[Service]:
     database = Database(
@@ -87,83 +99,89 @@ async def bootstrap(settings: SchedulerSettings, runtime: Runtime) -> AsyncGener
     )
     try:
         stores = _stores(settings, session)
-        metrics = SchedulerMetrics(runtime.metrics)
-        signals = Signals(count_ended=metrics.count_ended)
-        dispatcher = Dispatcher(
-            leases=stores.leases,
-            ready=stores.ready,
-            index=ReadyIndex(),
-            policies=settings.policies,
-            clock=runtime.clock,
-            metrics=metrics,
-            drain=runtime.drain,
-            accept_timeout=timedelta(seconds=settings.accept_timeout_seconds),
-            stream_grace=timedelta(seconds=settings.stream_grace_seconds),
-        )
-        watch = WatchJobs(log=stores.log, reading=stores.reading, changed=signals.changed)
-        statistics = QueueStatistics(
-            statistics=stores.statistics,
-            metrics=metrics,
-            clock=runtime.clock,
-            interval=timedelta(seconds=settings.statistics_seconds),
-        )
-        produce = ProduceJobs(
-            creation=stores.creation,
-            control=stores.control,
-            reading=stores.reading,
-            dispatcher=dispatcher,
-            signals=signals,
-        )
-        work = WorkOnJobs(leases=stores.leases, dispatcher=dispatcher, signals=signals, rng=random.SystemRandom())
         await stores.upkeep.prepare_partitions()
-        steerer = Steerer(
-            controls=stores.controls,
-            dispatcher=dispatcher,
-            interval=_STEERING_INTERVAL,
-            rescan_interval=timedelta(seconds=settings.rescan_seconds),
-        )
-        async with produce, work:
+        application = _application(settings, runtime, stores)
+        async with application.produce, application.work:
             yield Service(
-                registrations=[
-                    register(
-                        scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server,
-                        SchedulerServicer(
-                            produce=produce,
-                            watch=watch,
-                            statistics=statistics,
-                            controls=stores.controls,
-                            schedules=stores.schedules,
-                            steerer=steerer,
-                            dispatcher=dispatcher,
-                            drain=runtime.drain,
-                            new_id=Uuid7(),
-                        ),
-                    ),
-                    register(
-                        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server,
-                        WorkerServicer(
-                            dispatcher=dispatcher,
-                            work=work,
-                            signals=signals,
-                            policies=settings.policies,
-                            clock=runtime.clock,
-                            drain=runtime.drain,
-                            accept_timeout=timedelta(seconds=settings.accept_timeout_seconds),
-                            new_id=Uuid7(),
-                        ),
-                    ),
-                ],
-                loops=[
-                    *_loops(settings, stores, dispatcher, signals, metrics),
-                    Loop(name="watch", run=watch.run),
-                    Loop(name="steering", run=steerer.run),
-                    Loop(name="statistics", run=statistics.run),
-                ],
+                registrations=_registrations(settings, runtime, stores, application),
+                loops=_loops(settings, stores, application),
                 capabilities=CAPABILITIES,
             )
     finally:
         await session.close()
         await database.close()
+
+
+def _application(settings: SchedulerSettings, runtime: Runtime, stores: _Stores) -> _Application:
+    metrics = SchedulerMetrics(runtime.metrics)
+    signals = Signals(count_ended=metrics.count_ended)
+    dispatcher = Dispatcher(
+        leases=stores.leases,
+        ready=stores.ready,
+        index=ReadyIndex(),
+        policies=settings.policies,
+        clock=runtime.clock,
+        metrics=metrics,
+        drain=runtime.drain,
+        accept_timeout=timedelta(seconds=settings.accept_timeout_seconds),
+        stream_grace=timedelta(seconds=settings.stream_grace_seconds),
+    )
+    return _Application(
+        dispatcher=dispatcher,
+        produce=ProduceJobs(
+            creation=stores.creation,
+            control=stores.control,
+            reading=stores.reading,
+            dispatcher=dispatcher,
+            signals=signals,
+        ),
+        work=WorkOnJobs(leases=stores.leases, dispatcher=dispatcher, signals=signals, rng=random.SystemRandom()),
+        watch=WatchJobs(log=stores.log, reading=stores.reading, changed=signals.changed, metrics=metrics),
+        statistics=QueueStatistics(
+            statistics=stores.statistics,
+            metrics=metrics,
+            clock=runtime.clock,
+            interval=timedelta(seconds=settings.statistics_seconds),
+        ),
+        steerer=Steerer(
+            controls=stores.controls,
+            dispatcher=dispatcher,
+            interval=_STEERING_INTERVAL,
+            rescan_interval=timedelta(seconds=settings.rescan_seconds),
+        ),
+        signals=signals,
+        metrics=metrics,
+    )
+
+
+def _registrations(
+    settings: SchedulerSettings, runtime: Runtime, stores: _Stores, application: _Application
+) -> list[Registration]:
+    scheduler = SchedulerServicer(
+        produce=application.produce,
+        watch=application.watch,
+        statistics=application.statistics,
+        controls=stores.controls,
+        schedules=stores.schedules,
+        steerer=application.steerer,
+        dispatcher=application.dispatcher,
+        drain=runtime.drain,
+        new_id=Uuid7(),
+    )
+    worker = WorkerServicer(
+        dispatcher=application.dispatcher,
+        work=application.work,
+        signals=application.signals,
+        policies=settings.policies,
+        clock=runtime.clock,
+        drain=runtime.drain,
+        accept_timeout=timedelta(seconds=settings.accept_timeout_seconds),
+        new_id=Uuid7(),
+    )
+    return [
+        register(scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server, scheduler),
+        register(worker_service_pb2_grpc.add_WorkerServiceServicer_to_server, worker),
+    ]
 
 
 def _stores(settings: SchedulerSettings, session: Session) -> _Stores:
@@ -190,13 +208,8 @@ def _stores(settings: SchedulerSettings, session: Session) -> _Stores:
     )
 
 
-def _loops(
-    settings: SchedulerSettings,
-    stores: _Stores,
-    dispatcher: Dispatcher,
-    signals: Signals,
-    metrics: SchedulerMetrics,
-) -> list[Loop]:
+def _loops(settings: SchedulerSettings, stores: _Stores, application: _Application) -> list[Loop]:
+    dispatcher, signals = application.dispatcher, application.signals
     # No lease that is given or renewed after a sweep can end before the next one.
     shortest_lease = min(
         settings.policies.shortest_lease, timedelta(seconds=settings.accept_timeout_seconds), _LONGEST_SWEEPER_SLEEP
@@ -205,7 +218,7 @@ def _loops(
         leases=stores.leases,
         dispatcher=dispatcher,
         signals=signals,
-        metrics=metrics,
+        metrics=application.metrics,
         longest_sleep=shortest_lease,
     )
     foreign = ForeignChanges(
@@ -219,6 +232,9 @@ def _loops(
     housekeeper = Housekeeper(upkeep=stores.upkeep, interval=_HOUSEKEEPING_INTERVAL)
     return [
         Loop(name="dispatcher", run=dispatcher.run),
+        Loop(name="watch", run=application.watch.run),
+        Loop(name="steering", run=application.steerer.run),
+        Loop(name="statistics", run=application.statistics.run),
         Loop(name="sweeper", run=sweeper.run),
         Loop(name="promoter", run=promoter.run),
         Loop(name="foreign-changes", run=foreign.run),

@@ -10,7 +10,7 @@ from scristill.scheduler.v1.job_pb2 import Job, JobState
 from scristill.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 
 from services.cli.connection import PAGE_SIZE, Connection, is_passing, pages
-from services.shared.errors import Reason, RemoteError
+from services.shared.errors import Code, Reason, RemoteError
 
 TERMINAL = frozenset(
     {
@@ -63,7 +63,7 @@ class Jobs:
         """Changes as they come, for ever; without a token, first the jobs that are not terminal.
 
         Goes on where it was after the scheduler was away. Raises when that lasts longer than `PATIENCE_SECONDS`, and,
-        unless `patient`, at once when the first call fails.
+        unless `patient`, at once when the first call fails or the scheduler has a fault.
         """
         token = resume_token
         last_heard = time.monotonic() if patient else None
@@ -79,7 +79,11 @@ class Jobs:
             except RemoteError as error:
                 if error.reason is Reason.RESUME_TOKEN_EXPIRED and token:
                     token = ""
-                elif last_heard is None or not is_passing(error) or time.monotonic() > last_heard + PATIENCE_SECONDS:
+                elif (
+                    last_heard is None
+                    or time.monotonic() > last_heard + PATIENCE_SECONDS
+                    or not (is_passing(error) or (patient and error.code is Code.INTERNAL))
+                ):
                     raise
             await asyncio.sleep(RECONNECT_SECONDS)
 

@@ -116,7 +116,7 @@ class Sources:
             return await self._consistency.GetConsistency(request)
 
 
-class _AnsweredEarly(Exception):  # noqa: N818, it is an answer
+class _AnsweredEarly(Exception):
     """The server ended the call before everything was sent."""
 
 

@@ -8,14 +8,11 @@ so that an answer that was paid for is found rather than bought again.
 import asyncio
 import random
 from datetime import timedelta
-from uuid import UUID
 
 import structlog
 
 from services.extractor.application.ports import Model, ModelAnswer, ModelRequest
-from services.extractor.domain import schema
 from services.extractor.domain.peers import is_final
-from services.extractor.domain.project import Project
 from services.shared.clock import Clock
 from services.shared.errors import Code, Reason, RemoteError
 from services.shared.retry import Backoff
@@ -51,16 +48,8 @@ class AskModel:
         self._rng = rng
         self._backoff = backoff or Backoff(initial=timedelta(milliseconds=250), maximum=timedelta(seconds=10))
 
-    async def __call__(self, *, call_id: UUID, project: Project, text: str) -> ModelAnswer:
+    async def __call__(self, request: ModelRequest) -> ModelAnswer:
         """Raises `ChunkFailed`."""
-        request = ModelRequest(
-            call_id=call_id,
-            project_id=project.project_id,
-            model=project.model,
-            instructions=schema.instructions(project.schema),
-            output_schema=schema.output_schema(project.schema),
-            text=text,
-        )
         async with self._slots:
             return await self._persist(request)
 

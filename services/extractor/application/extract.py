@@ -7,24 +7,26 @@ schema and model is kept, and every call carries an id that makes it payable onc
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import structlog
 
 from services.extractor.application.ask import AskModel, ChunkFailed
-from services.extractor.application.ports import Converter, Progress, UnitOfWork
+from services.extractor.application.ports import Converter, ModelRequest, Progress, UnitOfWork
 from services.extractor.application.publish import PublishVersion
 from services.extractor.application.report import Report
-from services.extractor.domain import chunking, identity
+from services.extractor.domain import chunking, identity, schema
 from services.extractor.domain.chunk import ChunkOutcome, ChunkRow, ChunkState, extracted
 from services.extractor.domain.chunking import Chunk
-from services.extractor.domain.errors import SourceEmpty, SourceUnreadable
+from services.extractor.domain.errors import SourceEmpty, SourceUnreadable, StaleHolder
 from services.extractor.domain.grounding import ground
 from services.extractor.domain.project import Project
 from services.extractor.domain.source import MAX_TITLE, Ending, SourceState, SourceVersion, VersionRef, title_from_uri
 from services.shared.batching import Batcher
+from services.shared.errors import Unavailable
 from services.shared.telemetry.metrics import Metrics
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -38,6 +40,19 @@ class _Work:
     project: Project
     text: str
     chunks: Sequence[ChunkRow]
+    instructions: str
+    output_schema: str
+
+    def request(self, chunk: ChunkRow) -> ModelRequest:
+        source_id = self.version.ref.source_id
+        return ModelRequest(
+            call_id=identity.model_call_id(source_id, chunk.content_hash, self.project.question),
+            project_id=self.project.project_id,
+            model=self.project.model,
+            instructions=self.instructions,
+            output_schema=self.output_schema,
+            text=self.text[chunk.start : chunk.end],
+        )
 
 
 class ExtractSource:
@@ -65,6 +80,16 @@ class ExtractSource:
 
     async def __call__(self, ref: VersionRef, progress: Progress) -> Report:
         """Raises `StaleHolder` when a newer lease works on the version."""
+        try:
+            return await self._work(ref, progress)
+        except StaleHolder:
+            # Nobody else holds the version when it is gone; the job is then still ours to give back.
+            async with self._unit_of_work() as repositories:
+                if await repositories.versions.exists(ref):
+                    raise
+            return Report(ending=None)
+
+    async def _work(self, ref: VersionRef, progress: Progress) -> Report:
         async with self._unit_of_work() as repositories:
             begun = await repositories.versions.begin(ref)
             project = begun and await repositories.projects.get(begun[0].project_id)
@@ -89,6 +114,11 @@ class ExtractSource:
         progress.report(completed=len(work.chunks), total=len(work.chunks), message="publishing")
         return await self._publish(work.version, work.text)
 
+    async def give_up(self, ref: VersionRef, ending: Ending) -> None:
+        """Ends a version that is not to be worked on any more. Raises `StaleHolder`."""
+        async with self._unit_of_work() as repositories:
+            await repositories.versions.finish(ref, ending)
+
     async def _read(self, version: SourceVersion, project: Project) -> _Work:
         """Text and chunks of the version, made now unless they are there from an earlier attempt."""
         text = version.text
@@ -107,7 +137,14 @@ class ExtractSource:
             chunks = await repositories.versions.chunks(ref.source_id, ref.version)
         if not chunks or any(chunk.fingerprint != project.fingerprint for chunk in chunks):
             chunks = await self._lay_out(version, project, text)
-        return _Work(version=version, project=project, text=text, chunks=chunks)
+        return _Work(
+            version=version,
+            project=project,
+            text=text,
+            chunks=chunks,
+            instructions=schema.instructions(project.schema),
+            output_schema=schema.output_schema(project.schema),
+        )
 
     async def _lay_out(self, version: SourceVersion, project: Project, text: str) -> list[ChunkRow]:
         chunks = await asyncio.to_thread(chunking.split, text)
@@ -132,9 +169,12 @@ class ExtractSource:
         done.report()
         save = partial(self._save, work.version.ref)
         saver = Batcher[ChunkOutcome, None](save, name="chunk-results", max_weight=_SAVE_TOGETHER)
-        async with saver, asyncio.TaskGroup() as tasks:
-            for chunk in open_chunks:
-                tasks.create_task(self._one(work, chunk, saver, done), name=f"chunk:{chunk.index}")
+        try:
+            async with saver, asyncio.TaskGroup() as tasks:
+                for chunk in open_chunks:
+                    tasks.create_task(self._one(work, chunk, saver, done), name=f"chunk:{chunk.index}")
+        except ExceptionGroup as group:
+            raise _worst(group) from group
         return done.unfinished
 
     async def _one(self, work: _Work, chunk: ChunkRow, saver: Batcher[ChunkOutcome, None], done: "_Tally") -> None:
@@ -148,11 +188,7 @@ class ExtractSource:
         project = work.project
         attempts = chunk.attempts + 1
         try:
-            answer = await self._ask(
-                call_id=identity.model_call_id(work.version.ref.source_id, chunk.content_hash, project.fingerprint),
-                project=project,
-                text=work.text[chunk.start : chunk.end],
-            )
+            answer = await self._ask(work.request(chunk))
         except ChunkFailed as error:
             final = error.final or attempts >= self._max_chunk_attempts
             return ChunkOutcome(
@@ -182,6 +218,22 @@ class ExtractSource:
         async with self._unit_of_work() as repositories:
             await repositories.versions.save(ref, outcomes)
         return [None] * len(outcomes)
+
+
+def _worst(group: ExceptionGroup[Exception]) -> Exception:
+    """Of what ended several chunks at once, what the job must end by: a lost lease, else a fault, else an outage."""
+    leaves = list(_leaves(group))
+    lost = [leaf for leaf in leaves if isinstance(leaf, StaleHolder)]
+    faults = [leaf for leaf in leaves if not isinstance(leaf, Unavailable)]
+    return (lost or faults or leaves)[0]
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(cast("ExceptionGroup[Exception]", error))
+        else:
+            yield error
 
 
 class _Tally:

@@ -13,7 +13,7 @@ from services.extractor.domain.outbox import Topic
 from services.extractor.domain.project import NewProject, Project
 from services.extractor.domain.schema import ExtractionSchema
 from services.extractor.domain.templates import TEMPLATES, Template
-from services.shared.errors import Aborted, NotFound, RequestIdReused
+from services.shared.errors import Aborted, InvalidRequest, NotFound, RequestIdReused
 from services.shared.telemetry.tracing import current_traceparent
 
 DEFAULT_TEMPLATE = "default"
@@ -36,6 +36,7 @@ class ProjectCommands:
     async def create(self, new: NewProject, *, request_id: UUID) -> Project:
         schema = _schema_of(new)
         schemas.validate(schema)
+        _refuse_nul(new, schema)
         request_hash = sha256(orjson.dumps([new, schema])).digest()
         async with self._unit_of_work() as repositories:
             project, known_hash = await repositories.projects.create(
@@ -57,6 +58,7 @@ class ProjectCommands:
                 raise Aborted("the project was changed by someone else", metadata={"current_etag": present.revision})
             changed = changes(present)
             schemas.validate(changed.schema)
+            _refuse_nul(changed, changed.schema)
             return await repositories.projects.update(changed)
 
     async def delete(self, project_id: UUID) -> Deleted:
@@ -110,3 +112,12 @@ def _schema_of(new: NewProject) -> ExtractionSchema:
     if template is None:
         raise NotFound.of("template", name)
     return template.schema
+
+
+def _refuse_nul(project: NewProject | Project, schema: ExtractionSchema) -> None:
+    """PostgreSQL cannot hold NUL, neither in text nor in JSON."""
+    texts = [project.display_name, project.description, project.model, schema.instructions, schema.template]
+    for group in schema.groups:
+        texts += [group.name, group.description, group.item_schema, group.statement_field, *group.key_fields]
+    if any("\x00" in text for text in texts):
+        raise InvalidRequest.of("project", "holds a NUL character, which cannot be stored")

@@ -10,7 +10,7 @@ from services.extractor.domain import coverage, identity
 from services.extractor.domain.coverage import Coverage
 from services.extractor.domain.outbox import Topic
 from services.extractor.domain.source import NewSource, Source, SourceFilter
-from services.shared.errors import NotFound, TooLarge
+from services.shared.errors import InvalidRequest, NotFound, TooLarge
 from services.shared.telemetry.tracing import current_traceparent
 
 
@@ -20,7 +20,7 @@ class CreateResult:
 
     source: Source | None = None
     changed: bool = False
-    failure: TooLarge | None = None
+    failure: InvalidRequest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,9 @@ class SourceCommands:
 
     async def create_large(self, project_id: UUID, source: NewSource) -> CreateResult:
         """One source of up to the size limit of a document."""
-        too_large = self._too_large(len(source.content), self._limits.source)
-        if too_large is not None:
-            raise too_large
+        refusal = self._refusal(source, self._limits.source)
+        if refusal is not None:
+            raise refusal
         source_id = identity.source_id(project_id, source.spec.uri)
         staged = StagedSource(source_id=source_id, job_id=self._new_id(), source=source)
         changed, stored = await self._store(project_id, [staged])
@@ -91,28 +91,33 @@ class SourceCommands:
             self._wake(Topic.JOB)
         return changed, stored
 
-    def _admit(self, sources: Sequence[NewSource]) -> tuple[list[int], dict[int, TooLarge]]:
-        """Which sources fit into one call together, and why the others do not."""
+    def _admit(self, sources: Sequence[NewSource]) -> tuple[list[int], dict[int, InvalidRequest]]:
+        """Which sources one call stores, and why not the others. What is stored cannot fail for one item alone."""
         accepted: list[int] = []
-        refused: dict[int, TooLarge] = {}
+        refused: dict[int, InvalidRequest] = {}
         room = self._limits.call
         for index, source in enumerate(sources):
-            size = len(source.content)
-            too_large = self._too_large(size, room)
-            if too_large is None:
+            refusal = self._refusal(source, room)
+            if refusal is None:
                 accepted.append(index)
-                room -= size
+                room -= len(source.content)
             else:
-                refused[index] = too_large
+                refused[index] = refusal
         return accepted, refused
 
-    def _too_large(self, size: int, limit: int) -> TooLarge | None:
-        if size <= limit:
-            return None
-        return TooLarge(
-            f"the source has {size} bytes where {limit} are allowed",
-            metadata={"limit_bytes": limit, "size_bytes": size},
-        )
+    def _refusal(self, source: NewSource, limit: int) -> InvalidRequest | None:
+        size = len(source.content)
+        if size > limit:
+            return TooLarge(
+                f"the source has {size} bytes where {limit} are allowed",
+                metadata={"limit_bytes": limit, "size_bytes": size},
+            )
+        spec = source.spec
+        texts = {"uri": spec.uri, "title": spec.title, "group": spec.group, "media_type": spec.media_type}
+        for field, text in texts.items():
+            if "\x00" in text:
+                return InvalidRequest.of(f"spec.{field}", "holds a NUL character, which cannot be stored")
+        return None
 
 
 class SourceQueries:

@@ -24,6 +24,6 @@ def entity_id(project_id: UUID, entity_type: str, name: str) -> UUID:
     return ids.derived(_ENTITY, project_id, entity_type, " ".join(name.casefold().split()))
 
 
-def model_call_id(source: UUID, content_hash: bytes, fingerprint: str) -> UUID:
+def model_call_id(source: UUID, content_hash: bytes, question: str) -> UUID:
     """Names the one paid call for a chunk: whoever asks again gets the first answer."""
-    return ids.derived(_MODEL_CALL, source, content_hash.hex(), fingerprint)
+    return ids.derived(_MODEL_CALL, source, content_hash.hex(), question)

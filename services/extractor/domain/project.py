@@ -42,7 +42,18 @@ class Project:
     extraction_count: int = 0
 
     @property
+    def question(self) -> str:
+        """Fingerprint of what a model is asked beside the text: part of the identity of every model call."""
+        return _digest(_PIPELINE_REVISION, self.schema.fingerprint, self.model)
+
+    @property
     def fingerprint(self) -> str:
-        """Of all that decides a chunk's result beside its text: schema, model, policy."""
-        parts = (_PIPELINE_REVISION, self.schema.fingerprint, self.model, self.grounding_policy)
-        return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:32]
+        """Of all that decides a chunk's result beside its text: the question, and what is made of the answer."""
+        reading = [
+            (group.name, *group.key_fields, "/", group.statement_field, group.entities) for group in self.schema.groups
+        ]
+        return _digest(self.question, self.grounding_policy, *reading)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:32]

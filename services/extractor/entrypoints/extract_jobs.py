@@ -1,17 +1,23 @@
 """The handler of jobs of type `extract`."""
 
+import asyncio
 import random
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+import structlog
+
 from services.extractor.application.extract import ExtractSource
 from services.extractor.application.report import Report
 from services.extractor.domain.errors import StaleHolder
-from services.extractor.domain.source import SourceState, VersionRef
-from services.shared.errors import Unavailable
+from services.extractor.domain.source import Ending, SourceState, VersionRef
+from services.shared.errors import Reason, Unavailable
 from services.shared.retry import Backoff
 from services.shared.worker import Done, Fail, Job, LeaseIsLost, Retry, Snooze
+from services.shared.worker.job import Interruption
+
+logger = structlog.stdlib.get_logger(__name__)
 
 _OUTAGE = Backoff(initial=timedelta(seconds=2), maximum=timedelta(seconds=30))
 _GONE_DELAY = timedelta(seconds=1)
@@ -41,12 +47,24 @@ class ExtractJobs:
         )
         try:
             report = await self._extract(ref, JobProgress(job=job))
+        except asyncio.CancelledError:
+            if job.interruption is Interruption.CANCELLED:
+                await self._give_up(ref)
+            raise
         except StaleHolder as error:
             raise LeaseIsLost from error
         except Unavailable as error:
             # The database is away: no fault of the job, and no attempt spent.
             raise Snooze(_OUTAGE.ceiling(1) + _OUTAGE.delay(4, rng=self._rng)) from error
         return _conclude(report)
+
+    async def _give_up(self, ref: VersionRef) -> None:
+        """The source says at once that its job was cancelled; if it cannot, the sweep for stranded sources will."""
+        ending = Ending(state=SourceState.FAILED, reason=Reason.CANCELLED_BY_CALLER, message="the job was cancelled")
+        try:
+            await self._extract.give_up(ref, ending)
+        except (StaleHolder, Unavailable) as error:
+            logger.warning("cancelled_source_left_open", source_id=str(ref.source_id), error=error.message)
 
 
 def _conclude(report: Report) -> Done:

@@ -36,20 +36,26 @@ class Epochs:
         self._view_seconds = view_seconds
         self._view: Catalogue | None = None
         self._loaded_at = 0.0
+        self._doubts = 0
+        self._doubts_settled = 0
         self._loading = asyncio.Lock()
 
     async def view(self) -> Catalogue:
         """A catalogue no older than `view_seconds`, with an epoch that serves; the first call creates one."""
-        if self._view is None or self._clock.monotonic() - self._loaded_at > self._view_seconds:
+        if not self._fresh():
             async with self._loading:
-                if self._view is None or self._clock.monotonic() - self._loaded_at > self._view_seconds:
+                if not self._fresh():
                     await self._load()
         assert self._view is not None  # noqa: S101 - set by _load, which raises otherwise
         return self._view
 
     def forget(self) -> None:
-        """The store disagreed with the view: load it again before the next use."""
-        self._view = None
+        """The store disagreed with the view: load it again before the next use, whoever is loading it now."""
+        self._doubts += 1
+
+    def _fresh(self) -> bool:
+        age = self._clock.monotonic() - self._loaded_at
+        return self._view is not None and self._doubts == self._doubts_settled and age <= self._view_seconds
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keeps the view fresh, so that no caller waits for it."""
@@ -62,17 +68,19 @@ class Epochs:
             await wait_for_event(stop, self._view_seconds / 2)
 
     async def _load(self) -> None:
-        started = self._clock.monotonic()
+        started, doubts = self._clock.monotonic(), self._doubts
+        trusted = self._view if doubts == self._doubts_settled else None
         catalogue = await self._store.load()
         if catalogue.empty:
             catalogue = await self._create_first()
-        if catalogue != self._view:
+        if catalogue != trusted:
             for epoch in catalogue.writable:
                 await self._store.ensure_collection(epoch)
             await self._store.serve(catalogue.serving)
             logger.info("epochs_loaded", revision=catalogue.revision, serving=catalogue.serving.number)
         self._view = catalogue
         self._loaded_at = started
+        self._doubts_settled = doubts
 
     async def _create_first(self) -> Catalogue:
         model = await self.probe(self._model)

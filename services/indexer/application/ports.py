@@ -52,7 +52,7 @@ class SparseEncoder(Protocol):
     def query(self, text: str) -> SparseVector: ...
 
 
-class WriteRefused(Exception):  # noqa: N818 - named for what happened
+class WriteRefused(Exception):
     """The store calls the request itself invalid; it was not applied, and the same request never will be."""
 
 

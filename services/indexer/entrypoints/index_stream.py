@@ -141,4 +141,4 @@ def _done(count: int) -> pb.IndexFactsResponse:
 async def _end(tasks: Sequence["asyncio.Task[None]"]) -> None:
     for task in tasks:
         task.cancel()
-    await asyncio.wait(tasks)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,7 +1,5 @@
 """`IndexerService` on the wire."""
 
-
-
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 

@@ -1,7 +1,5 @@
 """`SearchService` on the wire."""
 
-
-
 from scristill.indexer.v1 import search_service_pb2 as pb
 from scristill.indexer.v1 import search_service_pb2_grpc as pb_grpc
 

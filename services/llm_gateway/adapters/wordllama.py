@@ -75,7 +75,8 @@ def _package_folder() -> Path:
     found = importlib.util.find_spec("wordllama")
     if found is None or not found.submodule_search_locations:
         raise OSError(
-            "the package wordllama is not installed: install scristill[models], or do without by LLM_GATEWAY_WORDLLAMA=false"
+            "the package wordllama is not installed: install scristill[models], or do without it by "
+            "LLM_GATEWAY_WORDLLAMA=false"
         )
     return Path(next(iter(found.submodule_search_locations)))
 

@@ -8,11 +8,12 @@ wrong. Whatever happens, cancellation included, the meter holds the tokens spent
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 
 import structlog
-from opentelemetry.trace import SpanKind
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind
 
 from services.llm_gateway.application.admission import Admission, Ticket
 from services.llm_gateway.application.ports import (
@@ -29,6 +30,7 @@ from services.llm_gateway.domain.calls import (
     ChatMessage,
     FinishReason,
     GenerateCall,
+    ModelInfo,
     Role,
     Usage,
     estimated_tokens,
@@ -189,13 +191,7 @@ class _Attempt:
         run.emit(Started(provider=model.provider, model=model.name, attempt=run.attempt))
         started = self._clock.monotonic()
         failure: ProviderError | None = None
-        attributes = {
-            "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": model.provider,
-            "gen_ai.request.model": model.name,
-            "scristill.llm.attempt": run.attempt,
-        }
-        with tracing.span(f"chat {model.name}", kind=SpanKind.CLIENT, attributes=attributes) as span:
+        with _span(model, run.attempt) as span:
             try:
                 return await self._read()
             except ProviderError as error:
@@ -258,6 +254,19 @@ class _Attempt:
             output_tokens=estimated_tokens(self._characters),
             estimated=True,
         )
+
+
+def _span(model: ModelInfo, attempt: int) -> AbstractContextManager[Span]:
+    """The span of one call to a provider; none, for speed, in a trace that is not recorded."""
+    if not trace.get_current_span().is_recording():
+        return nullcontext(trace.INVALID_SPAN)
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": model.provider,
+        "gen_ai.request.model": model.name,
+        "scristill.llm.attempt": attempt,
+    }
+    return tracing.span(f"chat {model.name}", kind=SpanKind.CLIENT, attributes=attributes)
 
 
 def _corrected(call: GenerateCall, answer: _Answer, verdict: Verdict) -> tuple[ChatMessage, ...]:

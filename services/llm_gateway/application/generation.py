@@ -80,7 +80,6 @@ class Generation:
         try:
             while not self.log.ended:
                 await self._step()
-                _raise_if_cancelled()
         except ServiceError as error:
             self.log.fail(error)
         except asyncio.CancelledError:
@@ -148,32 +147,36 @@ class Generation:
 
         run = Run(call=self.call, route=self._route, emit=emit, deadline=self.deadline, attempt=claim.attempts)
         try:
-            async with asyncio.TaskGroup() as group:
-                writing = group.create_task(recorder.run(), name="recorder")
-                outcome = await self._outcome(run)
-                if isinstance(outcome, Failed):
-                    await self._graveyard.bury(run, outcome.error)
-                elif claim.fence > 1:
-                    await self._graveyard.raise_again(self.call)
-                recorder.finish(outcome)
-                await writing
-        except* FenceLost:
+            outcome = await self._record(run, recorder, claim)
+        except FenceLost:
             if self._leaving:
                 # The run was given up by ourselves, and nobody waits for another one.
                 self.log.fail(Cancelled("all callers have left"))
             else:
                 logger.warning("fence_lost", request_id=self.call.request_id, fence=claim.fence)
-        except* ServiceError as group:
-            self.log.fail(_first(group))
         else:
             self._take([outcome])
         finally:
             self._ledger.record(project_id=self.call.project_id, model=self._route.provider.model.name, usage=run.usage)
 
-    async def _outcome(self, run: Run) -> Done | Failed:
+    async def _record(self, run: Run, recorder: Recorder, claim: Claimed) -> Done | Failed:
+        """Runs the call and stores what it says. Raises `FenceLost`, or `Unavailable` when the store stays away."""
+        async with recorder:
+            outcome = await self._outcome(run, recorder)
+            if recorder.problem is not None:
+                raise recorder.problem
+            if isinstance(outcome, Failed):
+                await self._graveyard.bury(run, outcome.error)
+            elif claim.fence > 1:
+                await self._graveyard.raise_again(self.call)
+            await recorder.finish(outcome)
+            return outcome
+
+    async def _outcome(self, run: Run, recorder: Recorder) -> Done | Failed:
         try:
-            async with asyncio.timeout(self._max_seconds):
-                return await self._attempts.run(run)
+            async with asyncio.timeout(self._max_seconds) as bound:
+                with recorder.interrupting(bound):
+                    return await self._attempts.run(run)
         except ServiceError as error:
             return Failed(error=error)
         except TimeoutError:
@@ -221,13 +224,6 @@ class Generation:
         return self.log.ended
 
 
-def _raise_if_cancelled() -> None:
-    """A task group that ends in errors of its own drops a cancellation that came in the same moment."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
 def _as_stored(record: Record) -> Record:
     """A stored result was paid for by the call that made it."""
     match record:
@@ -237,8 +233,3 @@ def _as_stored(record: Record) -> Record:
             return replace(record, usage=replace(record.usage, provider_calls=0))
         case _:
             return record
-
-
-def _first(group: BaseExceptionGroup[ServiceError]) -> ServiceError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

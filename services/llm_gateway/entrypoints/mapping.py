@@ -1,6 +1,7 @@
 """Protobuf to values and back; no protobuf type passes below this module."""
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf import duration_pb2, timestamp_pb2
@@ -45,7 +46,7 @@ def generate_call(request: pb.GenerateRequest) -> GenerateCall:
     sampling = request.sampling
     output_format = request.output_format.json_schema
     return GenerateCall(
-        request_id=request.request_id.lower(),
+        request_id=_request_id(request.request_id),
         project_id=request.project_id,
         model=request.model,
         prompt=_prompt(request.prompt),
@@ -62,6 +63,15 @@ def generate_call(request: pb.GenerateRequest) -> GenerateCall:
         priority=request.priority,
         fingerprint=_fingerprint(request),
     )
+
+
+def request_ids(given: Iterable[str]) -> list[str]:
+    return [_request_id(each) for each in given]
+
+
+def _request_id(given: str) -> str:
+    """UUIDs are the same in capitals."""
+    return given.lower()
 
 
 def _prompt(prompt: call_pb.Prompt) -> Prompt:

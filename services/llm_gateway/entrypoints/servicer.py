@@ -115,7 +115,7 @@ class LlmGatewayServicer(pb_grpc.LlmGatewayServiceServicer):
     async def ReplayDeadLetters(
         self, request: pb.ReplayDeadLettersRequest, context: Context
     ) -> pb.ReplayDeadLettersResponse:
-        outcomes = await self._dead_letters.replay(request.request_ids)
+        outcomes = await self._dead_letters.replay(mapping.request_ids(request.request_ids))
         return pb.ReplayDeadLettersResponse(
             results=[
                 pb.ReplayResult(request_id=request_id, failure=to_item_failure(failure) if failure else None)
@@ -126,7 +126,9 @@ class LlmGatewayServicer(pb_grpc.LlmGatewayServiceServicer):
     async def DeleteDeadLetters(
         self, request: pb.DeleteDeadLettersRequest, context: Context
     ) -> pb.DeleteDeadLettersResponse:
-        return pb.DeleteDeadLettersResponse(deleted_count=await self._dead_letters.delete(request.request_ids))
+        return pb.DeleteDeadLettersResponse(
+            deleted_count=await self._dead_letters.delete(mapping.request_ids(request.request_ids))
+        )
 
     def _deadline(self) -> float | None:
         remaining = deadlines.remaining()

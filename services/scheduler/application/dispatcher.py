@@ -29,6 +29,7 @@ HEAD_LIMIT = 1000
 
 _CONCURRENT_CLAIMS = 2
 _PAUSE_AFTER_FAILURE = 0.2
+_SILENCE_SECONDS = 60.0
 
 
 class LeaseStream:
@@ -45,12 +46,24 @@ class LeaseStream:
         self.closed = False
         self.replaced = False
         self._max_in_flight = max_in_flight
+        self._silent_until: float | None = None
         self._arrived: list[LeasedJob] = []
         self._arrival = asyncio.Event()
 
-    @property
-    def room(self) -> int:
-        return self._max_in_flight - len(self.held) - self.claiming
+    def room(self, now: float) -> int:
+        """How many more jobs the worker may get. One that let leases run out gets none, later one to prove itself."""
+        limit = self._max_in_flight
+        if self._silent_until is not None:
+            limit = 1 if now >= self._silent_until else 0
+        return limit - len(self.held) - self.claiming
+
+    def doubt(self, now: float) -> None:
+        self._silent_until = now + _SILENCE_SECONDS
+
+    def trust(self) -> bool:
+        """The worker was heard. Returns whether it had been in doubt."""
+        doubted, self._silent_until = self._silent_until is not None, None
+        return doubted
 
     def deliver(self, job: LeasedJob) -> None:
         self.held[job.lease.job_id] = job.lease
@@ -95,6 +108,7 @@ class Dispatcher:
         self._accept_timeout = accept_timeout
         self._stream_grace = stream_grace
         self._streams: dict[str, LeaseStream] = {}
+        self._by_worker: dict[str, LeaseStream] = {}
         self._holders: dict[str, LeaseStream] = {}
         self._loaded: set[str] = set()
         self._paused: frozenset[str] = frozenset()
@@ -104,20 +118,14 @@ class Dispatcher:
         self._reopening: dict[str, asyncio.TimerHandle] = {}
         self._capped: set[str] = set()
 
-    @property
-    def in_flight(self) -> int:
-        return len(self._holders)
-
-    @property
-    def ready_in_memory(self) -> int:
-        return len(self._index)
-
     def open(self, stream: LeaseStream) -> None:
         """A stream replaces an earlier one of the same worker, which delivers what it has and ends."""
-        for earlier in [each for each in self._streams.values() if each.worker_id == stream.worker_id]:
-            del self._streams[earlier.stream_id]
+        earlier = self._by_worker.get(stream.worker_id)
+        if earlier is not None:
+            self._streams.pop(earlier.stream_id, None)
             earlier.replaced = True
             earlier.wake()
+        self._by_worker[stream.worker_id] = stream
         self._streams[stream.stream_id] = stream
         self._holders.update(dict.fromkeys(stream.held, stream))
         self._wake.set()
@@ -126,6 +134,8 @@ class Dispatcher:
         """Ends a stream. Unless that was orderly, its worker may be gone, and must renew within the grace."""
         stream.closed = True
         self._streams.pop(stream.stream_id, None)
+        if self._by_worker.get(stream.worker_id) is stream:
+            del self._by_worker[stream.worker_id]
         for job_id in stream.held:
             if self._holders.get(job_id) is stream:
                 del self._holders[job_id]
@@ -133,7 +143,7 @@ class Dispatcher:
         if undelivered:
             await self._give_back(list(undelivered))
         held = [lease for lease in stream.held.values() if lease not in undelivered]
-        if held and not orderly:
+        if held and not orderly and not stream.replaced:
             await self._leases.expect_back(held, grace=self._stream_grace)
 
     def offer(self, entries: Sequence[Entry]) -> None:
@@ -150,6 +160,21 @@ class Dispatcher:
         for key in settlement.freed_keys & self._capped:
             self.open_key(key)
         self.offer(settlement.ready)
+
+    def expired(self, settlement: Settlement) -> None:
+        """Leases ran out. Their workers get no more until they are heard: a stopped process must not use up jobs."""
+        now = self._clock.monotonic()
+        for outcome in settlement.outcomes:
+            stream = self._holders.get(outcome.job_id)
+            if stream is not None:
+                stream.doubt(now)
+        self.settled(settlement)
+
+    def heard(self, worker_id: str) -> None:
+        """A call of the worker arrived, so it is alive."""
+        stream = self._by_worker.get(worker_id)
+        if stream is not None and stream.trust():
+            self._wake.set()
 
     def returned(self, job_ids: Iterable[str]) -> None:
         """Jobs that are no longer with the worker that held them."""
@@ -168,7 +193,10 @@ class Dispatcher:
 
     def is_hungry(self) -> bool:
         """Whether a worker has room that the jobs in memory do not fill."""
-        return any(stream.room > 0 and not self._index.has_ready(stream.types) for stream in self._streams.values())
+        now = self._clock.monotonic()
+        return any(
+            stream.room(now) > 0 and not self._index.has_ready(stream.types) for stream in self._streams.values()
+        )
 
     def note_missed(self) -> None:
         """Another replica made jobs ready that nobody here waits for; look for them when somebody does."""
@@ -217,16 +245,17 @@ class Dispatcher:
 
     def _assign(self) -> list[tuple[LeaseStream, Entry]]:
         """Proposes the next jobs to streams with room, in turns, so that few jobs spread over many workers."""
-        hungry = [stream for stream in self._streams.values() if stream.room > 0]
+        now = self._clock.monotonic()
+        hungry = [stream for stream in self._streams.values() if stream.room(now) > 0]
         assigned: list[tuple[LeaseStream, Entry]] = []
         while hungry and len(assigned) < CLAIM_LIMIT:
             share = max(1, min(CLAIM_LIMIT - len(assigned), len(self._index)) // len(hungry))
             for stream in list(hungry):
                 types = [name for name in stream.types if name not in self._paused]
-                entries = self._index.take(types, min(share, stream.room, CLAIM_LIMIT - len(assigned)))
+                entries = self._index.take(types, min(share, stream.room(now), CLAIM_LIMIT - len(assigned)))
                 stream.claiming += len(entries)
                 assigned += [(stream, entry) for entry in entries]
-                if not entries or stream.room <= 0:
+                if not entries or stream.room(now) <= 0:
                     hungry.remove(stream)
         self._rotate()
         return assigned
@@ -238,6 +267,7 @@ class Dispatcher:
             self._streams[first] = self._streams.pop(first)
 
     async def _claim(self, assigned: list[tuple[LeaseStream, Entry]]) -> None:
+        started = self._clock.monotonic()
         try:
             claimed = await self._leases.claim(
                 [
@@ -259,6 +289,9 @@ class Dispatcher:
             self._claims.release()
             for stream, _ in assigned:
                 stream.claiming -= 1
+        self._metrics.claim_seconds.observe(self._clock.monotonic() - started)
+        self._metrics.claim_batch.observe(len(claimed.leased))
+        self._metrics.in_memory.set(len(self._index))
         await self._deliver(assigned, claimed)
 
     async def _deliver(self, assigned: list[tuple[LeaseStream, Entry]], claimed: Claimed) -> None:

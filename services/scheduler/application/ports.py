@@ -129,6 +129,7 @@ class Change:
     job_ids: Sequence[str]
     states: Sequence[int]
     deleted: Sequence[Job]
+    age_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ class Sweeper:
             logger.warning("leases_expired", jobs=len(expired.stalled), types=sorted(set(expired.stalled)))
             self._metrics.count_expired(expired.stalled)
             self._signals.count_ended(expired.settlement.ended)
-            self._dispatcher.settled(expired.settlement)
+            self._dispatcher.expired(expired.settlement)
             self._signals.changed.set()
         if len(expired.stalled) >= _BATCH:
             return 0.0

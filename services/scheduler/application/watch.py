@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from services.scheduler.application.ports import Change, ChangeLog, Changes, JobReading
+from services.scheduler.application.telemetry import SchedulerMetrics
 from services.scheduler.domain.errors import ResumeTokenExpired
 from services.scheduler.domain.job import Job, JobFilter
 from services.shared import paging
@@ -69,10 +70,13 @@ class _Page:
 
 
 class WatchJobs:
-    def __init__(self, *, log: ChangeLog, reading: JobReading, changed: asyncio.Event) -> None:
+    def __init__(
+        self, *, log: ChangeLog, reading: JobReading, changed: asyncio.Event, metrics: SchedulerMetrics
+    ) -> None:
         self._log = log
         self._reading = reading
         self._changed = changed
+        self._metrics = metrics
         self._pages: OrderedDict[int, asyncio.Task[_Page]] = OrderedDict()
         self._pulse = asyncio.Event()
         self.watchers = 0
@@ -100,6 +104,7 @@ class WatchJobs:
     async def events(self, job_filter: JobFilter, *, start: Position) -> AsyncIterator[Batch]:
         """Changes from `start` on, without end; an empty batch whenever time passes without any."""
         self.watchers += 1
+        self._metrics.watchers.inc()
         try:
             position = start
             while True:
@@ -113,6 +118,7 @@ class WatchJobs:
                     await self._pulse.wait()
         finally:
             self.watchers -= 1
+            self._metrics.watchers.dec()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Turns commits of this replica and the passing of time into pulses that watchers wait for."""
@@ -141,6 +147,8 @@ class WatchJobs:
 
     async def _read(self, transaction: int) -> _Page:
         changes = await self._log.read(transaction, limit=PAGE_ROWS)
+        if changes.changes and not changes.full:
+            self._metrics.watch_lag.set(changes.changes[-1].age_seconds)
         return _Page(await self._events(changes), changes.next_position, changes.oldest_position, changes.full)
 
     async def _events(self, changes: Changes) -> list[Event]:

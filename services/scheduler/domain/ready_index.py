@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 Rank = tuple[datetime, str]
 
 _ASIDE_LIMIT = 1000
+_IDLE_BACKLOGS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,9 @@ class ReadyIndex:
                 queues.remove(queue)
             else:
                 taken.append(entry)
+        for queue in self._types.values():
+            if len(queue.backlogs) > 2 * len(queue.order) + _IDLE_BACKLOGS:
+                self._forget_idle(queue)
         return taken
 
     def has_ready(self, types: Iterable[str]) -> bool:
@@ -185,6 +189,14 @@ class ReadyIndex:
     def page_failed(self, request: PageRequest) -> None:
         self._types[request.type].backlogs[request.project_id].fetching = False
 
+    def _forget_idle(self, queue: _TypeQueue) -> None:
+        """Drops backlogs that are empty and have caught up, so that projects may come and go for ever."""
+        queue.backlogs = {
+            project_id: backlog
+            for project_id, backlog in queue.backlogs.items()
+            if backlog.heap or backlog.tail or backlog.fetching or backlog.queued or backlog.served > queue.clock
+        }
+
     def _belongs(self, backlog: _Backlog, entry: Entry) -> bool:
         if backlog.tail is None and len(backlog.heap) >= self._buffer_size:
             backlog.tail = backlog.last
@@ -217,6 +229,9 @@ class ReadyIndex:
                 self._known.discard(entry.job_id)
             if backlog.heap:
                 self._requeue(queue, backlog)
+            if not queue.order:
+                # Nobody waits, so nobody is owed anything.
+                queue.clock = max(queue.clock, backlog.served)
             if entry is not None:
                 return entry
         return None

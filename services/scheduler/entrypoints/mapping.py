@@ -142,6 +142,9 @@ def to_lease(lease: job_pb2.LeaseRef) -> LeaseRef:
 
 def to_filter(job_filter: scheduler_service_pb2.JobFilter) -> JobFilter:
     """Unspecified or unknown states in the list mean no state that exists, unless they are all there is."""
+    for field, texts in (("types", job_filter.types), ("project_ids", job_filter.project_ids)):
+        for text in texts:
+            refuse_nul(text, field=f"filter.{field}")
     states = tuple(JobState(state) for state in job_filter.states if state in _STATES)
     return JobFilter(
         types=tuple(job_filter.types),

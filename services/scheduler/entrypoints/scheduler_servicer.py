@@ -116,6 +116,8 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
                 yield frame
 
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Context) -> pb.GetQueueStatsResponse:
+        for name in request.types:
+            mapping.refuse_nul(name, field="types")
         window = mapping.to_delay(request.window) if request.HasField("window") else DEFAULT_WINDOW
         queues, durations = await self._statistics.get(
             sorted(set(request.types)), by_project=request.by_project, window=window
@@ -126,11 +128,13 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         )
 
     async def PauseQueue(self, request: pb.PauseQueueRequest, context: Context) -> pb.PauseQueueResponse:
+        mapping.refuse_nul(request.type, field="type")
         await self._controls.pause(request.type)
         await self._steerer.refresh()
         return pb.PauseQueueResponse()
 
     async def ResumeQueue(self, request: pb.ResumeQueueRequest, context: Context) -> pb.ResumeQueueResponse:
+        mapping.refuse_nul(request.type, field="type")
         await self._controls.resume(request.type)
         await self._steerer.refresh()
         return pb.ResumeQueueResponse()
@@ -138,6 +142,7 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
     async def SetProjectWeight(
         self, request: pb.SetProjectWeightRequest, context: Context
     ) -> pb.SetProjectWeightResponse:
+        mapping.refuse_nul(request.project_id, field="project_id")
         await self._controls.set_weight(request.project_id, request.weight)
         await self._steerer.refresh()
         return pb.SetProjectWeightResponse()

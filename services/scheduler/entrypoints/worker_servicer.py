@@ -47,6 +47,8 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         self._new_id = new_id
 
     async def LeaseJobs(self, request: pb.LeaseJobsRequest, context: Context) -> AsyncIterator[pb.LeaseJobsResponse]:
+        for text in (request.worker_id, *request.types):
+            mapping.refuse_nul(text, field="worker_id, types")
         held = [mapping.to_lease(lease) for lease in request.held_leases]
         stream = LeaseStream(
             worker_id=request.worker_id, types=request.types, max_in_flight=request.max_in_flight, held=held
@@ -70,6 +72,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             self._signals.expiring.set()
 
     async def RenewLeases(self, request: pb.RenewLeasesRequest, context: Context) -> pb.RenewLeasesResponse:
+        self._dispatcher.heard(request.worker_id)
         renewals = [
             mapping.to_renewal(renewal, field=f"renewals[{index}]") for index, renewal in enumerate(request.renewals)
         ]
@@ -77,6 +80,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         return pb.RenewLeasesResponse(directives=[mapping.from_renewed(each) for each in renewed])
 
     async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Context) -> pb.CompleteJobsResponse:
+        self._dispatcher.heard(request.worker_id)
         specs = mapping.SpecReader(new_id=self._new_id, traceparent=tracing.current_traceparent())
         completions = [
             mapping.to_completion(completion, specs=specs, field=f"completions[{index}]")
@@ -86,6 +90,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         return pb.CompleteJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
 
     async def FailJobs(self, request: pb.FailJobsRequest, context: Context) -> pb.FailJobsResponse:
+        self._dispatcher.heard(request.worker_id)
         attempts = [
             mapping.to_failed_attempt(attempt, field=f"attempts[{index}]")
             for index, attempt in enumerate(request.attempts)
@@ -94,6 +99,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         return pb.FailJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
 
     async def ReleaseJobs(self, request: pb.ReleaseJobsRequest, context: Context) -> pb.ReleaseJobsResponse:
+        self._dispatcher.heard(request.worker_id)
         releases = [
             mapping.to_release(release, field=f"releases[{index}]") for index, release in enumerate(request.releases)
         ]

@@ -53,7 +53,9 @@ async def test_demo_holds_its_promises_and_again_when_repeated(real: Scristill) 
     for text in (first, again):
         assert text.count("ok    ") == 6
         assert "WRONG" not in text
-        assert "extractor job extract" in text
+        assert "extractor publish facts" in text
+    # By now the last spans are exported too.
+    assert "⇢ indexer indexer.apply_batch" in again
 
 
 async def test_status_shows_every_process_and_what_is_in_the_stack(real: Scristill, home: LocalStack) -> None:

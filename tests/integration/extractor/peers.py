@@ -50,6 +50,12 @@ def facts_of(text: str) -> dict[str, Any]:
     return {"facts": facts, "entities": entities}
 
 
+def paragraphs(count: int, *, marker: str = "") -> str:
+    """A document of about `count` chunks, each paragraph with a sentence of its own."""
+    filler = "and this part of the sentence only fills the paragraph up " * 16
+    return "\n\n".join(f"Person{n} visited town{n}{marker if n == count // 2 else ''} {filler}." for n in range(count))
+
+
 async def abort(context: grpc.aio.ServicerContext, error: ServiceError) -> None:
     status = errors.to_status(error)
     await context.abort(

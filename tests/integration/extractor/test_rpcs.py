@@ -207,6 +207,19 @@ class TestSources:
         assert large.failure.metadata["size_bytes"] == "150000"
         assert small.changed
 
+    async def test_what_postgresql_cannot_hold_is_refused_alone(self, extractor: Extractor) -> None:
+        project_id = await extractor.project()
+        request = source_service_pb2.CreateSourcesRequest(project_id=project_id)
+        request.sources.add(spec=source_pb2.SourceSpec(uri="file:///a", title="a\x00b"), text=TEXT)
+        request.sources.add(spec=source_pb2.SourceSpec(uri="file:///b"), text="NUL in\x00 text")
+
+        refused, stored = (await extractor.sources.CreateSources(request)).results
+
+        assert refused.failure.reason == error_reason_pb2.ERROR_REASON_INVALID_REQUEST
+        assert stored.changed
+        error = await _refused(extractor.projects.CreateProject(_create(description="a\x00")))
+        assert error.reason is Reason.INVALID_REQUEST
+
     async def test_an_unknown_project_is_not_found(self, extractor: Extractor) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await extractor.create(str(uuid4()), a=TEXT)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from scristill.errors.v1 import error_reason_pb2
 from scristill.extractor.v1 import consistency_service_pb2 as consistency_pb
 from scristill.extractor.v1 import source_pb2
 from scristill.extractor.v1 import source_service_pb2 as source_pb
@@ -74,6 +75,24 @@ async def test_a_deleted_source_ends_its_running_job_as_cancelled(
         await eventually(lambda: _has_state(client, result.source.job_id, job_pb2.JOB_STATE_CANCELLED), within=20)
     assert await extractor.facts(project_id) == []
     assert indexer.live == {}
+
+
+async def test_a_cancelled_job_tells_its_source(
+    extractor: Extractor, gateway: ScriptedGateway, replica: harness.Replica
+) -> None:
+    project_id = await extractor.project()
+    gateway.gate.clear()
+    (result,) = await extractor.create(project_id, a=TEXT)
+    await gateway.arrived.wait()
+
+    async with harness.client(replica.address) as client:
+        await client.jobs.CancelJob(job_service_pb.CancelJobRequest(job_id=result.source.job_id))
+        await eventually(lambda: _has_state(client, result.source.job_id, job_pb2.JOB_STATE_CANCELLED), within=30)
+    gateway.gate.set()
+
+    source = await extractor.source(result.source.source_id)
+    assert source.state == source_pb2.SOURCE_STATE_FAILED
+    assert source.reason == error_reason_pb2.ERROR_REASON_CANCELLED_BY_CALLER
 
 
 async def test_a_deleted_project_leaves_nothing_in_the_index(extractor: Extractor, indexer: ScriptedIndexer) -> None:

@@ -143,6 +143,38 @@ async def test_roll_back_needs_no_gate_and_keeps_later_writes(client: IndexerCli
     assert fact_id(2) in found
 
 
+async def test_writes_during_the_switch_are_in_both_epochs(start_indexer: StartIndexer) -> None:
+    """Two replicas write, delete and edit while the epoch is made, filled, promoted and rolled back."""
+    async with start_indexer(**QUICK) as one, start_indexer(**QUICK) as other:
+        await one.client.apply([upsert(fact_id(number)) for number in range(50)])
+        done = asyncio.Event()
+        expected: dict[str, int] = {fact_id(number): 1 for number in range(50)}
+
+        async def write(client: IndexerClient, offset: int) -> None:
+            version = 2
+            while not done.is_set():
+                numbers = range(offset, offset + 60, 2)
+                acks = await client.apply([upsert(fact_id(number), version) for number in numbers])
+                acks += await client.apply([delete(fact_id(number), version + 1) for number in list(numbers)[::3]])
+                assert {ack.outcome for ack in acks} == {APPLIED}
+                version += 2
+            for number in range(offset, offset + 60, 2):
+                expected[fact_id(number)] = version - 2
+            for number in list(range(offset, offset + 60, 2))[::3]:
+                expected.pop(fact_id(number))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(write(one.client, 0))
+            group.create_task(write(other.client, 1))
+            await create(one.client)
+            await promoted(other.client, 2)
+            await promote(one.client, 1)
+            await promote(other.client, 2)
+            done.set()
+
+        assert await live(one.client, 1) == await live(other.client, 2) == expected
+
+
 async def test_create_is_idempotent_and_one_at_a_time(client: IndexerClient) -> None:
     request_id = new_id()
 

@@ -14,6 +14,7 @@ from services.indexer.domain.epochs import Catalogue, Epoch, Model
 from services.indexer.domain.identity import embedding_id
 from services.shared.clock import SystemClock
 from services.shared.errors import OutcomeUnknown
+from services.shared.telemetry.metrics import Metrics
 from tests.integration.indexer.builders import APPLIED, RETRY, IndexerClient, delete, fact_id, upsert
 from tests.integration.indexer.conftest import StartIndexer
 from tests.support.waiting import eventually
@@ -125,14 +126,14 @@ async def test_fact_that_came_back_is_not_collected_with_its_old_tombstone(
 
 
 async def _direct(qdrant_url: str, collection: str) -> tuple[QdrantFacts, QdrantConnection, Epoch]:
-    link = QdrantConnection(url=qdrant_url, api_key=None, timeout_seconds=10)
+    link = QdrantConnection(url=qdrant_url, api_key=None, timeout_seconds=10, metrics=Metrics())
     prefix = collection.removesuffix("_e1")
     epoch = (await QdrantEpochStore(link, prefix=prefix).load()).serving
     return QdrantFacts(link, SystemClock()), link, epoch
 
 
 async def test_only_one_of_two_transitions_of_the_catalogue_wins(qdrant_url: str, prefix: str) -> None:
-    link = QdrantConnection(url=qdrant_url, api_key=None, timeout_seconds=10)
+    link = QdrantConnection(url=qdrant_url, api_key=None, timeout_seconds=10, metrics=Metrics())
     store = QdrantEpochStore(link, prefix=prefix)
     now, model = datetime.now(UTC), Model(name="m", dimension=4)
     one = Catalogue().create(model=model, prefix=prefix, now=now, request_id="one")

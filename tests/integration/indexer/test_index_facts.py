@@ -2,6 +2,8 @@
 
 import math
 
+from qdrant_client import AsyncQdrantClient
+from qdrant_client.models import Record
 from scristill.errors.v1 import error_reason_pb2
 
 from services.indexer.domain.identity import embedding_id
@@ -92,6 +94,26 @@ async def test_two_contents_for_one_version_are_no_success(client: IndexerClient
 
     assert ack.outcome == REJECTED
     assert ack.failure.reason == error_reason_pb2.ERROR_REASON_RESOURCE_EXISTS
+
+
+async def test_edit_replaces_text_vectors_and_payload_together(
+    client: IndexerClient, qdrant: AsyncQdrantClient, collection: str
+) -> None:
+    await client.apply_one(upsert(fact_id(1), 1, "Apples grow.", category="fruit", entities=["Apple"]))
+    old = await point(qdrant, collection)
+
+    await client.apply_one(upsert(fact_id(1), 2, "Trains run."))
+
+    new = await point(qdrant, collection)
+    assert new.payload["statement"] == "Trains run."
+    assert not {"category", "entities"} & new.payload.keys()
+    assert new.vector["dense"] != old.vector["dense"]
+    assert set(new.vector["bm25"].indices).isdisjoint(old.vector["bm25"].indices)
+
+
+async def point(qdrant: AsyncQdrantClient, collection: str) -> Record:
+    (found,) = await qdrant.retrieve(collection, [embedding_id(1, fact_id(1))], with_vectors=True)
+    return found
 
 
 async def test_batch_with_many_versions_applies_each(client: IndexerClient) -> None:

@@ -106,7 +106,7 @@ async def test_server_stops_reading_while_too_much_is_in_flight(
         models.gate.clear()
         stream = ManualStream(running.client)
         stream.send(open_frame())
-        frames = 200
+        frames = 60
         for _ in range(frames):
             stream.send(batch_frame([upsert(new_id(), 1, "x" * 8000) for _ in range(50)]))
 

@@ -12,6 +12,7 @@ from services.shared.telemetry import tracing
 from tests.integration.indexer.builders import IndexerClient, fact_id, upsert
 
 SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+SAMPLED_AND_RANDOM = "00-2af7651916cd43dd8448eb211c80319c-b7ad6b7169203333-03"
 NOT_SAMPLED = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203332-00"
 
 
@@ -33,11 +34,14 @@ async def test_batch_links_to_sampled_transactions_once_each(
             upsert(fact_id(1), traceparent=SAMPLED),
             upsert(fact_id(2), traceparent=SAMPLED),
             upsert(fact_id(3), traceparent=NOT_SAMPLED),
+            upsert(fact_id(5), traceparent=SAMPLED_AND_RANDOM),
             upsert(fact_id(4), traceparent="not a traceparent-01"),
         ]
     )
 
     (batch,) = [span for span in spans.get_finished_spans() if span.name == "indexer.apply_batch"]
-    assert [trace.format_trace_id(link.context.trace_id) for link in batch.links] == [SAMPLED.split("-")[1]]
-    assert batch.attributes["scristill.batch.size"] == 4
+    assert [trace.format_trace_id(link.context.trace_id) for link in batch.links] == [
+        each.split("-")[1] for each in (SAMPLED, SAMPLED_AND_RANDOM)
+    ]
+    assert batch.attributes["scristill.batch.size"] == 5
     assert batch.parent is None

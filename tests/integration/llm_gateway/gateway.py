@@ -1,8 +1,11 @@
 """One replica of the gateway in this process, and the requests and answers of its clients."""
 
+import asyncio
+import os
+import sys
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,7 @@ from scristill.llm_gateway.v1 import llm_gateway_service_pb2 as pb
 from scristill.llm_gateway.v1 import model_call_pb2 as call_pb
 from scristill.llm_gateway.v1.llm_gateway_service_pb2_grpc import LlmGatewayServiceStub
 
+from deploy.local.ports import free_port
 from services.llm_gateway.bootstrap import bootstrap
 from services.llm_gateway.settings import LlmGatewaySettings
 from services.shared.errors import RemoteError
@@ -106,3 +110,26 @@ async def rest_of(stream: Any) -> list[pb.GenerateResponse]:
     while (frame := await stream.read()) is not grpc.aio.EOF:
         frames.append(frame)
     return frames
+
+
+@asynccontextmanager
+async def gateway_process(**environment: str) -> AsyncIterator[tuple[Any, asyncio.subprocess.Process]]:
+    """A replica in a process of its own, and a client of it; killed at the end if it is still there."""
+    port = free_port()
+    given = {
+        "LLM_GATEWAY_PORT": str(port),
+        "LLM_GATEWAY_METRICS_PORT": "-1",
+        "LLM_GATEWAY_WORDLLAMA": "false",
+        "LLM_GATEWAY_LOG_LEVEL": "error",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.llm_gateway", env=os.environ | given | environment
+    )
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await asyncio.wait_for(channel.channel_ready(), 60)
+            yield LlmGatewayServiceStub(channel), process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

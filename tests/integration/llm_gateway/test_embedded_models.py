@@ -15,7 +15,15 @@ from scristill.llm_gateway.v1 import model_call_pb2 as call_pb
 
 from services.shared.errors import Reason
 from services.shared.grpc.errors import from_rpc_error
-from tests.integration.llm_gateway.gateway import Gateway, StartGateway, json_format, kinds, request, text_of
+from tests.integration.llm_gateway.gateway import (
+    Gateway,
+    StartGateway,
+    gateway_process,
+    json_format,
+    kinds,
+    request,
+    text_of,
+)
 from tests.support.provider import FakeProvider, Refusal
 from tests.support.waiting import eventually
 
@@ -142,6 +150,16 @@ async def test_workers_ignore_signals_meant_for_the_service_and_end_with_their_i
 
     assert json.loads(text_of(await gateway.frames(extraction())))["facts"]
     assert worker.is_running()
+
+
+async def test_no_worker_outlives_a_killed_service(valkey_url: str) -> None:
+    async with gateway_process(LLM_GATEWAY_REDIS_URL=valkey_url) as (stub, process):
+        await stub.ListModels(pb.ListModelsRequest())
+        (worker,) = psutil.Process(process.pid).children()
+
+        process.kill()
+
+        await eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
 
 
 async def test_embedded_vectors_are_normalised_and_deterministic_in_any_company(vectors: Gateway) -> None:

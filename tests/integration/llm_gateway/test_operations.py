@@ -152,7 +152,7 @@ async def test_replayed_dead_letter_stores_its_result_under_the_old_id_and_is_go
     provider.script(Answer(text="at last"))
 
     answer = await gateway.stub.ReplayDeadLetters(
-        pb.ReplayDeadLettersRequest(request_ids=[call.request_id, str(uuid.uuid4())])
+        pb.ReplayDeadLettersRequest(request_ids=[call.request_id.upper(), str(uuid.uuid4())])
     )
 
     done, unknown = answer.results

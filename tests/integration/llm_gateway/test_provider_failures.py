@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
+from scristill.llm_gateway.v1 import model_call_pb2 as call_pb
 
 from services.shared.errors import Reason
 from tests.integration.llm_gateway.gateway import StartGateway, kinds, request, text_of
-from tests.support.provider import Answer, FakeProvider, Raw, Refusal
+from tests.support.provider import Answer, FakeProvider, Hang, Raw, Refusal
 
 
 async def test_provider_failure_is_retried_and_the_new_attempt_voids_the_old_text(
@@ -77,7 +78,7 @@ async def test_failed_call_can_be_repeated_under_its_request_id(
     assert text_of(frames) == "now"
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404])
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404])
 async def test_refusals_are_not_retried_and_leak_no_detail(
     start_gateway: StartGateway, provider: FakeProvider, status: int
 ) -> None:
@@ -100,3 +101,49 @@ async def test_used_up_quota_is_not_retried_although_it_is_a_429(
 
     assert (await gateway.failure(request())).reason is Reason.PROVIDER_REFUSED
     assert len(provider.calls) == 1
+
+
+async def test_silent_provider_is_given_up_and_asked_again(start_gateway: StartGateway, provider: FakeProvider) -> None:
+    gateway = await start_gateway(openai_idle_seconds=0.3)
+    provider.script(Hang(), Answer(pieces=["half", "x"], hang_after=1), Answer(text="whole"))
+
+    frames = await gateway.frames(request())
+
+    assert text_of(frames) == "whole"
+    assert [frame.started.attempt for frame in frames if frame.HasField("started")] == [1, 2, 3]
+
+
+async def test_generation_without_end_is_ended(start_gateway: StartGateway, provider: FakeProvider) -> None:
+    gateway = await start_gateway(generation_seconds=0.3)
+    provider.script(Hang())
+
+    error = await gateway.failure(request(detach=True))
+
+    assert error.reason is Reason.PROVIDER_UNAVAILABLE
+    await asyncio.wait_for(provider.calls[0].closed.wait(), 5)
+
+
+async def test_run_away_output_is_cut_and_its_provider_stopped(
+    start_gateway: StartGateway, provider: FakeProvider
+) -> None:
+    gateway = await start_gateway()
+    provider.script(Answer(pieces=["x" * 1024 * 1024] * 10, hang_after=9))
+
+    frames = await gateway.frames(request())
+
+    assert frames[-1].done.finish_reason == call_pb.FINISH_REASON_LENGTH
+    assert 8 * 1024 * 1024 < len(text_of(frames)) <= 9 * 1024 * 1024
+    assert max(len(frame.delta.text) for frame in frames) <= 256 * 1024
+    await asyncio.wait_for(provider.calls[0].closed.wait(), 5)
+
+
+async def test_key_is_sent_to_the_endpoint_and_shown_to_nobody(
+    start_gateway: StartGateway, provider: FakeProvider
+) -> None:
+    gateway = await start_gateway(openai_api_key="sk-secret")
+    provider.script(Refusal(status=401, body='{"error": {"code": "sk-secret is wrong"}}'))
+
+    error = await gateway.failure(request())
+
+    assert provider.calls[0].headers["Authorization"] == "Bearer sk-secret"
+    assert "sk-secret" not in f"{error} {error.metadata}"

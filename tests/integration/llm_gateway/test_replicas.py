@@ -1,22 +1,14 @@
 """`Generate` with several replicas on one Valkey: attach, resume, take over, hand over, cancel."""
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
 import redis.asyncio
-from scristill.llm_gateway.v1.llm_gateway_service_pb2_grpc import LlmGatewayServiceStub
 
-from deploy.local.ports import free_port
 from services.shared.errors import Reason
 from services.shared.grpc.errors import from_rpc_error
-from tests.integration.llm_gateway.gateway import StartGateway, kinds, request, rest_of, text_of
+from tests.integration.llm_gateway.gateway import StartGateway, gateway_process, kinds, request, rest_of, text_of
 from tests.support.provider import Answer, FakeProvider, Hang
 from tests.support.waiting import eventually
 
@@ -157,7 +149,13 @@ async def test_running_call_of_a_killed_replica_is_taken_over_when_its_lease_has
     other = await start_gateway(lease_seconds=1)
     call = request()
     provider.script(Answer(pieces=["a", "b"], hang_after=1), Answer(text="taken over"))
-    async with killable_gateway(valkey_url, provider) as (stub, process):
+    async with gateway_process(
+        LLM_GATEWAY_REDIS_URL=valkey_url,
+        LLM_GATEWAY_OPENAI_BASE_URL=provider.base_url,
+        LLM_GATEWAY_OPENAI_MODEL="fake",
+        LLM_GATEWAY_LINGUISTIC_PROCESSES="0",
+        LLM_GATEWAY_LEASE_SECONDS="1",
+    ) as (stub, process):
         lost = stub.Generate(call, timeout=20)
         while not (await lost.read()).HasField("delta"):
             pass
@@ -227,6 +225,28 @@ async def test_draining_replica_lets_a_running_call_finish(start_gateway: StartG
     assert from_rpc_error(raised.value, peer="llm_gateway").reason is Reason.SERVER_DRAINING
 
 
+async def test_service_that_is_told_to_stop_finishes_its_calls_and_ends_in_order(
+    provider: FakeProvider, valkey_url: str
+) -> None:
+    gate = asyncio.Event()
+    provider.script(Answer(text="finished", gate=gate))
+    async with gateway_process(
+        LLM_GATEWAY_REDIS_URL=valkey_url,
+        LLM_GATEWAY_OPENAI_BASE_URL=provider.base_url,
+        LLM_GATEWAY_OPENAI_MODEL="fake",
+        LLM_GATEWAY_LINGUISTIC_PROCESSES="0",
+        LLM_GATEWAY_DRAIN_SECONDS="10",
+    ) as (stub, process):
+        stream = stub.Generate(request(), timeout=20)
+        await provider.wait_for_calls(1)
+        process.terminate()
+        await asyncio.sleep(0.3)
+        gate.set()
+
+        assert text_of(await rest_of(stream)) == "finished"
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+
+
 async def test_waiting_follower_sends_redis_nothing(
     start_gateway: StartGateway, provider: FakeProvider, valkey_url: str
 ) -> None:
@@ -285,33 +305,3 @@ async def stored(valkey_url: str, request_id: str) -> bool:
     """Whether records of the call have reached the store."""
     async with redis.asyncio.from_url(valkey_url) as client:
         return await client.xlen(f"scristill:llm:{{{request_id}}}:log") > 0
-
-
-@asynccontextmanager
-async def killable_gateway(
-    valkey_url: str, provider: FakeProvider
-) -> AsyncIterator[tuple[Any, asyncio.subprocess.Process]]:
-    """A replica in a process of its own."""
-    port = free_port()
-    environment = {
-        "LLM_GATEWAY_PORT": str(port),
-        "LLM_GATEWAY_METRICS_PORT": "-1",
-        "LLM_GATEWAY_REDIS_URL": valkey_url,
-        "LLM_GATEWAY_OPENAI_BASE_URL": provider.base_url,
-        "LLM_GATEWAY_OPENAI_MODEL": "fake",
-        "LLM_GATEWAY_LINGUISTIC_PROCESSES": "0",
-        "LLM_GATEWAY_WORDLLAMA": "false",
-        "LLM_GATEWAY_LEASE_SECONDS": "1",
-        "LLM_GATEWAY_LOG_LEVEL": "error",
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.llm_gateway", env=os.environ | environment
-    )
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            await asyncio.wait_for(channel.channel_ready(), 20)
-            yield LlmGatewayServiceStub(channel), process
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()

@@ -269,3 +269,23 @@ async def test_cancelled_caller_does_not_disturb_the_answers_of_others(store: Re
 
     assert await asyncio.gather(*calls[1::2]) == [Claimed(fence=1, attempts=0)] * 25
     assert await claim(store, "b", fingerprint="g") == Claimed(fence=1, attempts=0)
+
+
+async def test_follower_that_joins_while_records_arrive_misses_none(store: RedisResults) -> None:
+    await claim(store, "a")
+    await append(store, fence=1, records=[Delta(seq=1, text="x")])
+
+    async with aclosing(store.follow(ID, position=store.now)) as late:
+        waiting = asyncio.ensure_future(anext(late))
+        await asyncio.sleep(0.05)  # the reader blocks, asked for what comes after the first record
+        early = store.follow(ID, position="0-0")
+        joining = asyncio.ensure_future(anext(early))
+        await append(store, fence=1, records=[Delta(seq=2, text="y")])
+
+        found = list(await asyncio.wait_for(joining, 5))
+        while len(found) < 2:
+            found += await asyncio.wait_for(anext(early), 5)
+        await early.aclose()
+        assert await asyncio.wait_for(waiting, 5) == [Delta(seq=2, text="y")]
+
+    assert found == [Delta(seq=1, text="x"), Delta(seq=2, text="y")]

@@ -95,6 +95,10 @@ async def test_worker_that_renews_keeps_its_job_without_a_stream(scheduler_url):
     assert outcome.state == job_pb2.JOB_STATE_SUCCEEDED
 
 
+async def _is_pending(scheduler, job_id: str) -> bool:
+    return (await builders.get(scheduler, job_id)).state == job_pb2.JOB_STATE_PENDING
+
+
 async def _lease_seconds(scheduler, job, *, below: float) -> bool:
     now = await builders.get(scheduler, job.lease.job_id)
     left = now.lease_expire_time.ToDatetime() - now.update_time.ToDatetime()
@@ -106,7 +110,10 @@ async def test_stalls_end_as_dead_and_do_not_spend_attempts(scheduler_url):
     async with serving(scheduler_url, type_policies=policies, accept_timeout_seconds=0.2) as scheduler:
         [job_id] = await builders.create(scheduler)
         async with builders.leasing(scheduler) as stream:
-            first, second = await stream.take(2)
+            [first] = await stream.take(1)
+            await eventually(lambda: _is_pending(scheduler, job_id))
+            await builders.renew(scheduler, first)
+            [second] = await stream.take(1)
 
             async def dead():
                 job = await builders.get(scheduler, job_id)
@@ -251,3 +258,18 @@ async def test_job_of_a_replica_that_is_gone_is_not_lost(scheduler_url, state):
                 await gone.drain()
         async with builders.leasing(survivor, worker_id="heir") as stream:
             assert len(await stream.take(3)) == 3
+
+
+async def test_worker_that_let_its_leases_run_out_gets_no_more_until_it_is_heard(scheduler_url):
+    """A stopped process still has an open stream; without this it would use up the stalls of one job after another."""
+    async with serving(scheduler_url, accept_timeout_seconds=0.3) as scheduler:
+        [job_id] = await builders.create(scheduler)
+        async with builders.leasing(scheduler, worker_id="stopped") as stopped:
+            [job] = await stopped.take(1)
+            await stopped.nothing(for_seconds=1.5)
+            waiting = await builders.get(scheduler, job_id)
+            await builders.renew(scheduler, job, worker_id="stopped")
+            [again] = await stopped.take(1)
+
+    assert (waiting.state, waiting.stall_count) == (job_pb2.JOB_STATE_PENDING, 1)
+    assert again.lease.job_id == job_id

@@ -46,6 +46,12 @@ def test_prose_is_kept_without_markup_and_everything_else_is_left_out() -> None:
     ]
 
 
+def test_title_above_its_paragraph_is_left_out() -> None:
+    document = "Finances\nRashid Karim presented the third quarter, and the board approved\nthe report."
+
+    assert texts(document) == ["Rashid Karim presented the third quarter, and the board approved the report."]
+
+
 def test_span_covers_markup_and_line_breaks_of_the_document() -> None:
     passage = next(passages(DOCUMENT))
     start = passage.text.index("suspension")
@@ -82,6 +88,18 @@ def test_long_passages_are_cut_between_sentences() -> None:
     assert len(found) > 1
     assert all(len(each) < 1400 and each.strip().endswith(".") for each in found)
     assert " ".join(each.strip() for each in found) == document
+
+
+def test_code_between_lines_of_prose_is_left_out() -> None:
+    document = (
+        "def open_lock(self, *, slowly=False):\n    The lock is opened by hand.\n    self.gate = Gate(open=True)\n"
+        "    return self.gate\nThe keeper walks\nfrom the lock to the mill.\n"
+    )
+
+    assert texts(document) == [
+        "The lock is opened by hand.",
+        "The keeper walks from the lock to the mill.",
+    ]
 
 
 @given(st.text(alphabet=st.sampled_from("aB cd.\n-*_[]()#>`|👨\u200d👩é\u0301é中文。，1 \t"), max_size=200))

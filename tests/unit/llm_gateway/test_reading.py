@@ -30,6 +30,7 @@ def triples(findings: Findings) -> list[tuple[str, str, str]]:
         ("The software was written by Weichenwerk.", ("The software", "was written by", "Weichenwerk"), Category.EVENT),
         ("Each cable contains 1,904 steel wires.", ("Each cable", "contains", "1,904 steel wires"), Category.QUANTITY),
         ("The museum is located in Berlin.", ("The museum", "is located in", "Berlin"), Category.LOCATION),
+        ("The festival took place in March.", ("The festival", "took place in", "March"), Category.EVENT),
         ("The company wants to build a tunnel.", ("The company", "wants to build", "a tunnel"), Category.RELATION),
     ],
 )
@@ -57,6 +58,12 @@ def test_relative_clause_speaks_of_its_antecedent(reading: Reading) -> None:
     found = triples(reading.of("Lorries use the Hellesund tunnel, which opened in 2004."))
 
     assert ("the Hellesund tunnel", "opened in", "2004") in found
+
+
+def test_condition_is_no_statement(reading: Reading) -> None:
+    assert triples(reading.of("The keeper closes the lock when the river reaches the mark.")) == [
+        ("The keeper", "closes", "the lock")
+    ]
 
 
 @pytest.mark.parametrize(

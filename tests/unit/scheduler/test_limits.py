@@ -1,5 +1,8 @@
 from collections import Counter
 
+import pytest
+
+from services.scheduler.domain import limits
 from services.scheduler.domain.limits import KeyLimit, admit
 from tests.unit.scheduler.builders import NOW, entry, later
 
@@ -73,3 +76,17 @@ def test_keys_are_judged_apart():
     admission = admit([*jobs(3), *jobs(3, "other")], limits=limits, running={}, now=NOW)
 
     assert Counter(each.limit_key for each in admission.admitted) == {"k": 1, "other": 3}
+
+
+@pytest.mark.parametrize("guard", ["is_gated", "is_at_cap", "is_over_rate"])
+def test_each_limit_is_needed(monkeypatch, guard):
+    """The three cases above hold by one guard each."""
+    one = {
+        "is_gated": limit(gate_until_time=later(10)),
+        "is_at_cap": limit(max_in_flight=1),
+        "is_over_rate": limit(max_per_second=1, tokens=1),
+    }[guard]
+    assert decide(jobs(3), one).refused
+    monkeypatch.setattr(limits, guard, lambda *_: False)
+
+    assert not decide(jobs(3), one).refused

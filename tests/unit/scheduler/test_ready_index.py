@@ -155,3 +155,12 @@ def test_heads_of_the_store_extend_an_empty_backlog_and_heal_a_held_one():
 
     assert names(index.take(["extract"], 10)) == ["lost", "p00000", "p00001", "p00002"]
     assert list(index.page_requests(["extract"])) == []
+
+
+def test_projects_that_come_and_go_are_forgotten():
+    index = ReadyIndex()
+    for number in range(5000):
+        index.push([entry(f"j{number}", project=f"p{number}", rank=number)])
+        index.take(["extract"], 1)
+
+    assert len(index._types["extract"].backlogs) <= 1100

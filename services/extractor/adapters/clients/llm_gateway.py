@@ -2,7 +2,7 @@
 
 import json
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import grpc.aio
 import orjson
@@ -64,10 +64,24 @@ def _parse(output: str) -> dict[str, Any]:
     try:
         answer: Any = orjson.loads(output)
     except json.JSONDecodeError as error:
-        raise RemoteError(
-            peer=PEER,
-            code=Code.FAILED_PRECONDITION,
-            reason=Reason.OUTPUT_INVALID,
-            message="the model's output is not JSON",
-        ) from error
-    return answer
+        raise _invalid("the model's output is not JSON") from error
+    if not isinstance(answer, dict):
+        raise _invalid("the model's output is not an object")
+    # PostgreSQL holds no NUL, and no text that a model was given has one.
+    return _without_nul(answer) if "\\u0000" in output else cast("dict[str, Any]", answer)
+
+
+def _without_nul(value: Any) -> Any:
+    match value:
+        case str():
+            return value.replace("\x00", "")
+        case dict():
+            return {key: _without_nul(each) for key, each in cast("dict[str, Any]", value).items()}
+        case list():
+            return [_without_nul(each) for each in cast("list[Any]", value)]
+        case _:
+            return value
+
+
+def _invalid(message: str) -> RemoteError:
+    return RemoteError(peer=PEER, code=Code.FAILED_PRECONDITION, reason=Reason.OUTPUT_INVALID, message=message)

@@ -85,6 +85,9 @@ WITH gone AS (
 ), {_INTENTS}
 """)
 
+# Statements whose work grows with the facts of a document or a project get more time than others.
+_PATIENCE = text("SELECT set_config('statement_timeout', '600s', true)")
+
 _IDS = text("SELECT extraction_id FROM extractor.extractions WHERE source_id = :source_id ORDER BY extraction_id")
 
 # One statement: the embedding id is recorded exactly when the intent leaves the outbox. Where a newer intent has
@@ -159,6 +162,7 @@ class PostgresFacts:
 
         A fact that says the same as before is left as it is.
         """
+        await self._transaction.execute(_PATIENCE)
         result = await self._transaction.execute(
             _REPLACE,
             {"project_id": project_id, "source_id": source_id, "traceparent": traceparent, **_columns(facts)},
@@ -169,6 +173,7 @@ class PostgresFacts:
     async def delete(self, source_ids: Sequence[UUID], *, traceparent: str) -> int:
         """Deletes all facts of locked sources and leaves a tombstone of each in the outbox. Returns how many."""
         parameters = {"source_ids": list(source_ids), "traceparent": traceparent}
+        await self._transaction.execute(_PATIENCE)
         return (await self._transaction.execute(_DELETE, parameters)).one().deleted
 
     async def ids(self, source_id: UUID) -> list[UUID]:

@@ -37,6 +37,12 @@ UPDATE extractor.source_versions v
  WHERE v.source_id = :source_id AND v.version = :version AND v.job_id = :job_id
 """)
 
+_EXISTS = text("""
+SELECT EXISTS (
+    SELECT FROM extractor.source_versions WHERE source_id = :source_id AND version = :version AND job_id = :job_id
+)
+""")
+
 _TOUCH = text("UPDATE extractor.sources SET update_time = now() WHERE source_id = :source_id")
 
 _RETRY_CHUNKS = text(f"""
@@ -159,6 +165,10 @@ class PostgresVersions:
         if row["published"]:
             await self._transaction.execute(_RETRY_CHUNKS, _place(ref))
         return _version(ref, row), row["newest"]
+
+    async def exists(self, ref: VersionRef) -> bool:
+        """Whether the version is still there, whoever holds it."""
+        return (await self._transaction.execute(_EXISTS, _key(ref))).scalar_one()
 
     async def lay_out(
         self, ref: VersionRef, *, text: str, title: str, media_type: str, fingerprint: str, chunks: Sequence[Chunk]

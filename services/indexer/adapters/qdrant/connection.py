@@ -20,6 +20,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from services.indexer.application.ports import WriteRefused
 from services.indexer.domain.errors import CollectionMissing
 from services.shared.errors import OutcomeUnknown, Unavailable
+from services.shared.telemetry.metrics import Metrics
 
 DEFAULT_PORT = 6334
 
@@ -29,8 +30,13 @@ _MARGIN_SECONDS = 1.0
 
 
 class QdrantConnection:
-    def __init__(self, *, url: str, api_key: str | None, timeout_seconds: float) -> None:
+    def __init__(self, *, url: str, api_key: str | None, timeout_seconds: float, metrics: Metrics) -> None:
         parts = urlsplit(url)
+        self._seconds = metrics.histogram(
+            "scristill_indexer_qdrant_call_duration_seconds",
+            "Time of a call to Qdrant, failed ones included, by kind of request.",
+            labels=("request",),
+        )
         self._timeout = timeout_seconds
         self._client = AsyncQdrantClient(
             host=parts.hostname or "127.0.0.1",
@@ -109,15 +115,18 @@ class QdrantConnection:
 
     async def _read(self, method: Any, request: Any, *, seconds: float | None = None) -> object:
         try:
-            return await _awaitable(method(request, timeout=seconds or self._timeout))
+            return await self._call(method, request, seconds=seconds or self._timeout)
         except (grpc.aio.AioRpcError, ResourceExhaustedResponse) as error:
-            if _code(error) is grpc.StatusCode.NOT_FOUND:
+            code = _code(error)
+            if code in _REFUSED:
+                raise  # a question that Qdrant calls invalid is a fault of ours
+            if code is grpc.StatusCode.NOT_FOUND:
                 raise CollectionMissing.of_collection(_collection(request)) from error
             raise Unavailable.of("qdrant") from error
 
     async def _write(self, method: Any, request: Any) -> object:
         try:
-            return await _awaitable(method(request, timeout=self._timeout))
+            return await self._call(method, request, seconds=self._timeout)
         except (grpc.aio.AioRpcError, ResourceExhaustedResponse) as error:
             code = _code(error)
             if code is grpc.StatusCode.NOT_FOUND:
@@ -126,9 +135,9 @@ class QdrantConnection:
                 raise WriteRefused from error
             raise OutcomeUnknown.of("qdrant") from error
 
-
-def _awaitable(call: Any) -> Awaitable[object]:
-    return cast("Awaitable[object]", call)
+    async def _call(self, method: Any, request: Any, *, seconds: float) -> object:
+        with self._seconds.labels(type(request).__name__).time():
+            return await cast("Awaitable[object]", method(request, timeout=seconds))
 
 
 def _code(error: Exception) -> grpc.StatusCode:

@@ -42,6 +42,8 @@ _KEYWORDS = (
 )
 _INDEXES: Mapping[str, qdrant.FieldType.ValueType] = {
     **dict.fromkeys(_KEYWORDS, qdrant.FieldType.FieldTypeKeyword),
+    # Not for speed: servers in strict mode refuse conditional writes on a field without an index.
+    payload.VERSION: qdrant.FieldType.FieldTypeInteger,
     payload.BUCKET: qdrant.FieldType.FieldTypeInteger,
     payload.DELETED_AT: qdrant.FieldType.FieldTypeInteger,
     payload.CONFIDENCE: qdrant.FieldType.FieldTypeFloat,

@@ -16,12 +16,14 @@ _OBJECTS = ("dobj", "attr", "oprd", "acomp", "dative")
 _VERB_PARTS = frozenset({"aux", "auxpass", "neg", "prt"})
 _CLAUSAL = frozenset({"relcl", "advcl", "ccomp", "parataxis", "acl", "csubj"})
 _RELATIVE = frozenset({"who", "which", "that", "whom"})
-_EMPTY_SUBJECTS = frozenset({"you", "i", "what", "who", "which", "that", "this", "there", "whoever", "one", "one's"})
+_EMPTY_SUBJECTS = frozenset({"you", "i", "what", "who", "which", "that", "this", "those", "there", "one", "one's"})
 _VAGUE_SUBJECTS = frozenset(
     {"it", "they", "he", "she", "we", "these", "those", "all", "some", "both", "many", "others"}
 )
 # "that", "which", "whom": what they begin is a clause and names nothing.
 _CLAUSE_TAGS = frozenset({"WDT", "WP", "WP$", "WRB"})
+_CONDITIONS = frozenset({"if", "unless", "when", "whenever", "until", "before", "once", "as", "whether", "lest"})
+_TAKE = frozenset({"take", "takes", "took", "taken", "taking"})
 _BE = frozenset({"is", "are", "was", "were", "be", "been", "being", "'s", "’s", "'re"})
 _FINITE_TAGS = frozenset({"VBD", "VBZ", "VBP", "MD"})
 
@@ -65,6 +67,9 @@ def clauses(sentence: Span) -> Iterator[Clause]:
 
 def _is_head(token: Token) -> bool:
     if token.pos_ not in {"VERB", "AUX"}:
+        return False
+    if token.dep_ in {"ccomp", "advcl"} and any(child.lower_ in _CONDITIONS for child in token.children):
+        # "when no brood is present" does not say that there is none.
         return False
     if token.dep_ in {"ROOT", "relcl", "ccomp", "advcl", "parataxis"}:
         return _is_finite(token)
@@ -136,6 +141,9 @@ def _object(head: Token) -> tuple[Span, list[Token]] | None:
     existential = any(child.dep_ == "expl" for child in head.children)
     for dependency in _OBJECTS:
         for child in head.children:
+            if child.dep_ == "dobj" and child.text == "place" and head.lower_ in _TAKE:
+                found = _prepositional(head)
+                return (found[0], [child, *found[1]]) if found is not None else None
             if child.dep_ == dependency and not existential and child.left_edge.tag_ not in _CLAUSE_TAGS:
                 return _noun_phrase(child), []
     for child in head.children:

@@ -83,10 +83,16 @@ def _statement(clause: Clause) -> str:
     words = sorted({*own, *clause.verb}, key=lambda token: token.i)
     while words and (words[-1].dep_ in _LOOSE_ENDS and words[-1].text not in _CLOSING):
         words.pop()
-    while words and (words[0].dep_ in _LOOSE_ENDS or words[0].tag_ in _WH_TAGS):
+    while words and (words[0].dep_ in _LOOSE_ENDS or _begins_relative(words)):
         words.pop(0)
     text = _sentence_of([*clause.subject, *words] if borrowed else words)
     return text[:1].upper() + text[1:]
+
+
+def _begins_relative(words: list[Token]) -> bool:
+    """`where …`, `of which …`."""
+    second = words[1] if len(words) > 1 else None
+    return words[0].tag_ in _WH_TAGS or (words[0].dep_ == "prep" and second is not None and second.tag_ in _WH_TAGS)
 
 
 def _is_aside(token: Token, clause: Clause, *, borrowed: bool) -> bool:

@@ -17,6 +17,11 @@ _UNDERLINE = re.compile(r"\s*(=+|-+|~+|\*+|_+|\.+)\s*$")
 _TABLE_ROW = re.compile(r"\s*\|.*\||[^|]*\|[^|]*\|")
 _LIST_ITEM = re.compile(r"\s*(?:[-*+•–]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+(?=\S)")
 _QUOTE_MARK = re.compile(r"\s*(?:>\s?)+")
+_CODE_LINE = re.compile(
+    r"\s*(?:(?:def|class)\s\w+.*:|(?:if|elif|for|while|with|except)\b.*[()\[\]=_].*:|(?:try|else|finally):"
+    r"|from\s\S+\simport\b.*|import\s[\w.]+(?:\sas\s\w+)?|return\b.*[)\]}]|raise\s\w+\(.*|@\w.*"
+    r"|[\w.\[\]'\"]+\s[-+*/|&]?=\s\S.*|.*[;{}])\s*$"
+)
 _FIELD = re.compile(r"\s*[A-Za-z][\w-]{0,30}(?: [\w-]{1,20})?\s*[:=]\s*\S{0,60}\s*$")
 _FURNITURE = re.compile(
     r"all rights reserved|^\s*(?:copyright\b|©|\(c\)\s)|\bcookies?\b.{0,40}\b(?:accept|policy|consent)|"
@@ -119,15 +124,24 @@ def _ends_block(line: str) -> bool:
         or _HEADING.match(line) is not None
         or _UNDERLINE.match(line) is not None
         or _TABLE_ROW.match(line) is not None
+        or _CODE_LINE.match(line) is not None
     )
 
 
 def _finished(document: str, block: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     kept = [(start, end) for start, end in block if not _FURNITURE.search(document, start, end)]
-    if len(kept) == 1 and _is_label(document[kept[0][0] : kept[0][1]]):
+    while len(kept) > 1 and _is_title(document[slice(*kept[0])], document[slice(*kept[1])]):
+        kept.pop(0)
+    if len(kept) == 1 and _is_label(document[slice(*kept[0])]):
         return
     if kept and not all(_FIELD.match(document[start:end]) for start, end in kept):
         yield kept
+
+
+def _is_title(line: str, following: str) -> bool:
+    """A line that ends long before the margin, without a mark, above one that begins anew."""
+    is_short = len(line.strip()) <= _SHORT_TEXT and not _SENTENCE_END.search(line.strip()) and line.isascii()
+    return is_short and following.lstrip()[:1].isupper()
 
 
 def _is_label(line: str) -> bool:

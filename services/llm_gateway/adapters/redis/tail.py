@@ -112,11 +112,12 @@ class StreamTail:
             )
         for key, entries in cast("_Answer", answer or ()):
             for entry_id, fields in entries:
-                self._deliver(key, entry_id.decode(), fields[b"r"])
+                self._deliver(key, entry_id.decode(), fields[b"r"], asked=positions[key])
 
-    def _deliver(self, key: bytes, entry_id: str, data: bytes) -> None:
+    def _deliver(self, key: bytes, entry_id: str, data: bytes, *, asked: str) -> None:
+        """Gives the entry to who has all up to `asked`; who came later and has less is served by the next read."""
         for follower in self._followers.get(key, ()):
-            if _order(follower.position) < _order(entry_id):
+            if _order(asked) <= _order(follower.position) < _order(entry_id):
                 follower.position = entry_id
                 follower.entries.append(data)
                 follower.some.set()

@@ -20,7 +20,8 @@ SELECT b.barrier::text::bigint AS barrier, h.xid::text::bigint AS oldest, c.*
 FROM (SELECT pg_snapshot_xmin(pg_current_snapshot()) AS barrier) b
 CROSS JOIN scheduler.change_horizon h
 LEFT JOIN LATERAL (
-    SELECT c.xid::text::bigint AS position, c.number, c.replica_id, c.job_ids, c.states, c.deleted::text AS deleted
+    SELECT c.xid::text::bigint AS position, c.number, c.replica_id, c.job_ids, c.states, c.deleted::text AS deleted,
+        extract(epoch FROM clock_timestamp() - c.change_time)::float8 AS age
     FROM scheduler.job_changes c
     WHERE c.xid >= $1::text::xid8 AND c.xid < b.barrier AND ($3::uuid IS NULL OR c.replica_id <> $3)
     ORDER BY c.xid FETCH FIRST $2 ROWS WITH TIES
@@ -51,6 +52,7 @@ class PostgresChangeLog:
                     job_ids=[str(job_id) for job_id in row["job_ids"]],
                     states=row["states"],
                     deleted=deleted_jobs(row["deleted"]),
+                    age_seconds=row["age"],
                 )
                 for row in rows
             ],

@@ -190,8 +190,9 @@ class PostgresLeases:
     async def expire(self, *, limit: int) -> Expired:
         settled = await self._session.fetch(EXPIRE, limit, self._dispatch.replica_id, self._dispatch.ageing)
         now, next_expire_time = (await self._session.fetch(NEXT_EXPIRE_TIME))[0]
+        outcomes = [Settled(job_id=str(record["job_id"]), state=JobState(record["next_state"])) for record in settled]
         return Expired(
-            settlement=to_settlement([], settled, now=now),
+            settlement=to_settlement(outcomes, settled, now=now),
             stalled=[record["type"] for record in settled],
             next_expire_time=next_expire_time,
             now=now,

@@ -17,7 +17,8 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.shared.database.engine import Database
-from services.shared.errors import ResourceExhausted
+from services.shared.database.failures import is_connection_lost
+from services.shared.errors import ResourceExhausted, ServiceError
 from services.shared.telemetry.metrics import Metrics
 
 # asyncpg ships no types; a record reads by position and by name.
@@ -91,8 +92,8 @@ class Session:
             kept = await self._take()
             try:
                 yield kept.connection
-            except BaseException:
-                await self._put_back(kept, broken=kept.connection.is_closed())
+            except BaseException as error:
+                await self._put_back(kept, broken=not _is_refusal(error) or kept.connection.is_closed())
                 raise
             await self._put_back(kept, broken=False)
         finally:
@@ -163,6 +164,13 @@ class _SessionMetrics:
         self.exhausted = metrics.counter(
             "scristill_scheduler_sql_exhausted_total", "Statements that gave up waiting for a connection."
         )
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the server itself refused the statement, so that the connection is as good as before."""
+    return isinstance(error, ServiceError) or (
+        getattr(error, "sqlstate", None) is not None and not is_connection_lost(error)
+    )
 
 
 async def _driver(pooled: AsyncConnection) -> Connection:

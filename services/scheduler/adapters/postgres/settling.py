@@ -136,7 +136,7 @@ held AS (
     SELECT j.job_id, j.attempt, j.stall_count, j.max_stalls, j.cancel_requested, j.deadline_time,
         j.type, j.project_id, j.limit_key, j.start_time
     FROM scheduler.jobs j
-    WHERE j.lease_expire_time < now()
+    WHERE j.state = 2 AND j.lease_expire_time < now()
     ORDER BY j.job_id LIMIT $1 FOR UPDATE OF j SKIP LOCKED
 ),
 judged AS (

@@ -9,6 +9,9 @@ _AHEAD = 3
 _NAME = "ended_jobs_%Y%m%d_%H%M"
 
 # One replica at a time; the others come back later.
+# Traffic queues up behind whoever waits for a lock on the whole table.
+BE_QUICK = "SET LOCAL lock_timeout = '2s'"
+
 TRY_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('scristill.scheduler.partitions', 0))"
 
 EXISTING = """
@@ -21,7 +24,7 @@ TRIM = """
 WITH old AS (
     SELECT xid, number FROM scheduler.job_changes
     WHERE change_time < now() - $1::interval AND xid < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY xid, number LIMIT 50000
+    LIMIT 50000
 ),
 gone AS (
     DELETE FROM scheduler.job_changes c USING old WHERE c.xid = old.xid AND c.number = old.number RETURNING c.xid
@@ -44,6 +47,7 @@ class PostgresUpkeep:
 
     async def prepare_partitions(self) -> None:
         async with self._session.begin() as connection:
+            await connection.execute(BE_QUICK)
             if not await connection.fetchval(TRY_LOCK):
                 return
             existing = await _existing(connection)
@@ -54,6 +58,7 @@ class PostgresUpkeep:
     async def drop_old_partitions(self) -> Sequence[str]:
         """A partition goes when its newest job is older than the retention."""
         async with self._session.begin() as connection:
+            await connection.execute(BE_QUICK)
             if not await connection.fetchval(TRY_LOCK):
                 return ()
             oldest = await connection.fetchval("SELECT now()") - self._retention

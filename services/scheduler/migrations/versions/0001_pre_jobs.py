@@ -96,6 +96,7 @@ STATEMENTS = [
         PRIMARY KEY (xid, number)
     ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)
     """,
+    "CREATE INDEX job_changes_time ON scheduler.job_changes USING brin (change_time) WITH (pages_per_range = 16)",
     # The oldest position from which the log is whole.
     """
     CREATE TABLE scheduler.change_horizon (
