@@ -21,7 +21,7 @@ ATTEMPT_SECONDS = 2.0
 INTERVAL_SECONDS = 0.05
 
 
-class NotReady(Exception):  # noqa: N818, it is an answer rather than an error
+class NotReady(Exception):
     """The server does not serve yet."""
 
 

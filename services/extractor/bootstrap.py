@@ -224,6 +224,7 @@ def _reconciliation(parts: _Parts, index: IndexAuditClient, wake: Wake) -> Recon
             wake=wake,
             new_id=parts.new_id,
             owner=parts.runtime.instance,
+            metrics=parts.runtime.metrics,
         ),
         unit_of_work=parts.unit_of_work,
         wake=wake,

@@ -12,5 +12,5 @@ class Check:
     run: Callable[[], Awaitable[None]]
 
 
-class CheckFailed(Exception):  # noqa: N818 - named for what happened
+class CheckFailed(Exception):
     pass

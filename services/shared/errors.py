@@ -26,8 +26,6 @@ to the wire; nothing else of an exception leaves the process.
     RemoteError                 what a peer answered; never forwarded as it is
 """
 
-# ruff: noqa: N818 - errors are named for what happened: LeaseLost, NotFound
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta

@@ -74,6 +74,9 @@ class ExtractSource:
         self._chunks = metrics.counter(
             "scristill_extractor_chunks_total", "Chunks by what became of them.", labels=("outcome",)
         )
+        self._ended = metrics.counter(
+            "scristill_extractor_sources_total", "Versions of sources by the state they ended in.", labels=("state",)
+        )
         self._ungrounded = metrics.counter(
             "scristill_extractor_ungrounded_total", "Values that a model gave without verbatim support."
         )
@@ -81,13 +84,16 @@ class ExtractSource:
     async def __call__(self, ref: VersionRef, progress: Progress) -> Report:
         """Raises `StaleHolder` when a newer lease works on the version."""
         try:
-            return await self._work(ref, progress)
+            report = await self._work(ref, progress)
         except StaleHolder:
             # Nobody else holds the version when it is gone; the job is then still ours to give back.
             async with self._unit_of_work() as repositories:
                 if await repositories.versions.exists(ref):
                     raise
             return Report(ending=None)
+        if report.ending is not None:
+            self._ended.labels(report.ending.state.name.lower()).inc()
+        return report
 
     async def _work(self, ref: VersionRef, progress: Progress) -> Report:
         async with self._unit_of_work() as repositories:

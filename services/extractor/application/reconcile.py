@@ -33,6 +33,7 @@ from services.extractor.domain.reconciliation import (
     settled,
 )
 from services.shared.errors import RemoteError, ServiceError
+from services.shared.telemetry.metrics import Metrics
 from services.shared.telemetry.tracing import current_traceparent
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -59,13 +60,23 @@ class Reconciler:
     """`begin` opens or finds a run, `go_on` works on one that this process owns."""
 
     def __init__(
-        self, *, unit_of_work: UnitOfWork, index: IndexAudit, wake: Wake, new_id: Callable[[], UUID], owner: str
+        self,
+        *,
+        unit_of_work: UnitOfWork,
+        index: IndexAudit,
+        wake: Wake,
+        new_id: Callable[[], UUID],
+        owner: str,
+        metrics: Metrics,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._index = index
         self._wake = wake
         self._new_id = new_id
         self._owner = owner
+        self._drifts = metrics.counter(
+            "scristill_extractor_drifts_total", "Facts and points that did not agree, by kind.", labels=("kind",)
+        )
 
     async def begin(self, request: RunRequest) -> tuple[Run, bool]:
         """The run under way, and whether it is a new one, which the caller must then work on."""
@@ -161,6 +172,9 @@ class Reconciler:
                 repaired = await repositories.reconciliations.repair(finding.drifts, traceparent=current_traceparent())
             new = await repositories.reconciliations.record(run.run_id, finding.drifts, repaired=repaired)
         self._wake(Topic.FACT)
+        for drift in finding.drifts:
+            if drift.fact_id in new:
+                self._drifts.labels(drift.kind.name.lower()).inc()
         logger.warning("drift_found", count=len(new), repaired=len(repaired))
         return replace(
             run,

@@ -8,8 +8,6 @@ ServiceError
     └── StaleHolder         FAILED_PRECONDITION LEASE_LOST
 """
 
-
-
 from services.shared.errors import Code, Reason, ServiceError
 
 

@@ -9,6 +9,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 from services.extractor.domain.errors import SchemaInvalid
@@ -19,6 +21,12 @@ DEFAULT_MAX_ITEMS: Final = 100
 MAX_FIELDS: Final = 30
 
 _SCALARS: Final = frozenset({"string", "number", "integer", "boolean"})
+
+
+@lru_cache(maxsize=256)
+def _properties(item_schema: str) -> Mapping[str, Mapping[str, Any]]:
+    properties: Mapping[str, Mapping[str, Any]] = json.loads(item_schema)["properties"]
+    return MappingProxyType({name: rule for name, rule in properties.items() if name != QUOTE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +44,7 @@ class FieldGroup:
     @property
     def properties(self) -> Mapping[str, Mapping[str, Any]]:
         """JSON Schema of each field, in order, without the quote."""
-        properties: Mapping[str, Mapping[str, Any]] = json.loads(self.item_schema)["properties"]
-        return {name: rule for name, rule in properties.items() if name != QUOTE}
+        return _properties(self.item_schema)
 
     @property
     def identity(self) -> tuple[str, ...]:

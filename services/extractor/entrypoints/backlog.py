@@ -1,4 +1,4 @@
-"""A loop that measures what waits: outbox, dead letters to come, facts that the index has not acknowledged."""
+"""A loop that measures what waits: outbox, dead letters, facts that the index has not acknowledged."""
 
 import asyncio
 from datetime import timedelta
@@ -33,6 +33,9 @@ class BacklogMonitor:
             labels=("topic",),
             mode="livemostrecent",
         )
+        self._dead = metrics.gauge(
+            "scristill_extractor_dead_letters", "Intents that can never be applied.", mode="livemostrecent"
+        )
         self._orphans = metrics.gauge(
             "scristill_extractor_orphaned_facts",
             "Facts that the index has not acknowledged for longer than the bound.",
@@ -50,6 +53,7 @@ class BacklogMonitor:
     async def _measure(self) -> None:
         async with self._unit_of_work() as repositories:
             backlog = {each.topic: each for each in await repositories.outbox.backlog()}
+            self._dead.set(await repositories.outbox.count_dead_letters())
             orphans = await repositories.extractions.unindexed(older_than=self._orphan_after)
         self._orphans.set(orphans)
         now = self._clock.now()

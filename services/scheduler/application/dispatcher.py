@@ -154,7 +154,7 @@ class Dispatcher:
 
     def settled(self, settlement: Settlement) -> None:
         """Takes in what a batch of writes changed: room at workers, jobs that are ready again, keys."""
-        self.returned(outcome.job_id for outcome in settlement.outcomes)
+        self.returned(outcome.lease for outcome in settlement.outcomes)
         for shut in settlement.gates:
             self._shut(shut)
         for key in settlement.freed_keys & self._capped:
@@ -165,7 +165,7 @@ class Dispatcher:
         """Leases ran out. Their workers get no more until they are heard: a stopped process must not use up jobs."""
         now = self._clock.monotonic()
         for outcome in settlement.outcomes:
-            stream = self._holders.get(outcome.job_id)
+            stream = self._holder(outcome.lease)
             if stream is not None:
                 stream.doubt(now)
         self.settled(settlement)
@@ -176,13 +176,21 @@ class Dispatcher:
         if stream is not None and stream.trust():
             self._wake.set()
 
-    def returned(self, job_ids: Iterable[str]) -> None:
-        """Jobs that are no longer with the worker that held them."""
+    def returned(self, leases: Iterable[LeaseRef]) -> None:
+        """Leases that are over. One that was lost before says nothing about who holds the job now."""
+        self.gone(lease.job_id for lease in leases if self._holder(lease) is not None)
+
+    def gone(self, job_ids: Iterable[str]) -> None:
+        """Jobs that nobody here holds any more."""
         for job_id in job_ids:
             stream = self._holders.pop(job_id, None)
             if stream is not None:
                 stream.held.pop(job_id, None)
                 self._wake.set()
+
+    def _holder(self, lease: LeaseRef) -> LeaseStream | None:
+        stream = self._holders.get(lease.job_id)
+        return stream if stream is not None and stream.held.get(lease.job_id) == lease else None
 
     def steer(self, *, paused: frozenset[str], weights: dict[str, float]) -> None:
         self._index.set_weights(weights)

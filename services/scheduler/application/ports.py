@@ -45,9 +45,9 @@ class Created:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """What became of one item: the state that the job is in now, or why it was refused."""
+    """What became of a write with this lease: the state that the job is in now, or why it was refused."""
 
-    job_id: str
+    lease: LeaseRef
     state: JobState | None = None
     failure: ServiceError | None = None
 
@@ -93,7 +93,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewed:
-    job_id: str
+    lease: LeaseRef
     directive: Directive
     lease_expire_time: datetime | None
 

@@ -121,7 +121,7 @@ class ForeignChanges:
             for change in changes.changes:
                 for job_id, state in zip(change.job_ids, change.states, strict=True):
                     if state != JobState.RUNNING:
-                        self._dispatcher.returned([job_id])
+                        self._dispatcher.gone([job_id])
                     if state <= JobState.PENDING:
                         ready.add(job_id)
                     else:

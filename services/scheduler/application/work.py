@@ -59,7 +59,7 @@ class WorkOnJobs:
 
     async def _renew(self, requests: Requests[Renewal]) -> Sequence[Sequence[Renewed]]:
         renewed = await self._leases.renew(_flat(requests))
-        self._dispatcher.returned(each.job_id for each in renewed if each.directive is Directive.LOST)
+        self._dispatcher.returned(each.lease for each in renewed if each.directive is Directive.LOST)
         if any(renewal.progress for request in requests for renewal in request):
             self._signals.changed.set()
         return _split(renewed, requests)

@@ -382,7 +382,7 @@ class LeaseWriter:
 
 def from_renewed(renewed: Renewed) -> worker_service_pb2.LeaseDirective:
     return worker_service_pb2.LeaseDirective(
-        job_id=renewed.job_id,
+        job_id=renewed.lease.job_id,
         directive=worker_service_pb2.Directive.ValueType(renewed.directive),
         lease_expire_time=from_time(renewed.lease_expire_time),
     )
@@ -390,7 +390,7 @@ def from_renewed(renewed: Renewed) -> worker_service_pb2.LeaseDirective:
 
 def from_settled(settled: Settled) -> worker_service_pb2.JobOutcome:
     return worker_service_pb2.JobOutcome(
-        job_id=settled.job_id,
+        job_id=settled.lease.job_id,
         state=job_pb2.JobState.ValueType(settled.state or 0),
         failure=to_item_failure(settled.failure) if settled.failure else None,
     )

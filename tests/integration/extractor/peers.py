@@ -269,7 +269,7 @@ class ScriptedScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     created: dict[str, Any] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     down: int = 0
-    refuse: set[str] = field(default_factory=set)
+    refuse_all: bool = False
     jobs: dict[str, job_pb2.Job] = field(default_factory=dict)
     traces: list[str] = field(default_factory=list)
 
@@ -283,7 +283,7 @@ class ScriptedScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         response = job_pb.CreateJobsResponse()
         for spec in request.jobs:
             result = response.results.add(job_id=spec.job_id, created=spec.job_id not in self.created)
-            if spec.job_id in self.refuse:
+            if self.refuse_all:
                 result.failure.code = 3
                 result.failure.reason = error_reason_pb2.ERROR_REASON_REQUEST_ID_REUSED
                 continue

@@ -6,7 +6,6 @@ from uuid import UUID
 
 from services.extractor.application.job_relay import JobRelay
 from services.extractor.domain.outbox import Topic
-from services.shared.telemetry import tracing
 from tests.integration.extractor.conftest import Desk
 from tests.integration.extractor.peers import ScriptedScheduler
 from tests.support.waiting import eventually
@@ -42,19 +41,20 @@ async def test_a_scheduler_that_is_away_gets_the_job_later(
     await eventually(lambda: _empty(desk))
 
 
-async def test_a_refused_job_becomes_a_dead_letter(
+async def test_a_refused_job_becomes_a_dead_letter_that_can_be_replayed(
     desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
 ) -> None:
-    project = await desk.project()
-    async with desk.unit_of_work():
-        source = await desk.ingest(project, "Ada wrote programs.")
-        scheduler.refuse = {str(source.job_id)}
+    scheduler.refuse_all = True
+    source = await desk.ingest(await desk.project(), "Ada wrote programs.")
 
     async def dead() -> list[UUID]:
         return [row.key for row in await desk.execute("SELECT key FROM extractor.dead_letters WHERE topic = 'job'")]
 
-    if str(source.job_id) not in scheduler.created:
-        assert await eventually(dead) == [source.job_id]
+    assert await eventually(dead) == [source.job_id]
+    scheduler.refuse_all = False
+    async with desk.unit_of_work() as repositories:
+        assert await repositories.outbox.replay([source.job_id], traceparent="") == {source.job_id}
+    await eventually(lambda: str(source.job_id) in scheduler.created)
 
 
 async def test_a_deleted_source_cancels_a_job_that_is_open(
@@ -85,14 +85,16 @@ async def test_a_deleted_source_leaves_a_finished_job_alone(
 async def test_the_job_carries_the_trace_of_the_call_that_asked_for_it(
     desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
 ) -> None:
+    scheduler.down = 10_000  # until the trace is in the row
     project = await desk.project()
-    with tracing.span("client"):
-        trace_id = tracing.current_trace_id()
-        source = await desk.ingest(project, "Ada wrote programs.")
+    source = await desk.ingest(project, "Ada wrote programs.")
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    await desk.execute("UPDATE extractor.outbox SET traceparent = :trace", trace=f"00-{trace_id}-b7ad6b7169203331-01")
+
+    scheduler.down = 0
 
     await eventually(lambda: str(source.job_id) in scheduler.created)
-    if trace_id:
-        assert scheduler.traces[0].split("-")[1] == trace_id
+    assert scheduler.traces[0].split("-")[1] == trace_id
 
 
 async def test_storing_sources_wakes_the_relay(desk: Desk) -> None:

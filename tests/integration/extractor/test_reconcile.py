@@ -16,6 +16,7 @@ from services.extractor.entrypoints.reconciliation_loop import ReconciliationLoo
 from services.shared.clock import SystemClock
 from services.shared.grpc.channel import connect
 from services.shared.ids import Uuid7
+from services.shared.telemetry.metrics import Metrics
 from tests.integration.extractor.conftest import Desk, StartRelay, running
 from tests.integration.extractor.peers import Point, ScriptedIndexer
 from tests.integration.extractor.service import serving_extractor
@@ -33,6 +34,7 @@ async def reconciler(peers: str, desk: Desk) -> AsyncIterator[Reconciler]:
             wake=desk.woken.append,
             new_id=Uuid7(),
             owner="tests",
+            metrics=Metrics(),
         )
 
 

@@ -16,7 +16,7 @@ def check(records: Iterable[Record], jobs: Sequence[job_pb2.Job]) -> None:
     for record in records:
         if record["event"] == "leased":
             leased[record["job"]].append(record)
-        elif record["accepted"]:
+        elif record["event"] == "answered" and record["accepted"]:
             accepted[record["job"]].append(record)
     for job in jobs:
         assert job.state == job_pb2.JOB_STATE_SUCCEEDED, f"{job.job_id} was lost"

@@ -84,7 +84,7 @@ async def all_done(scheduler, created) -> list[job_pb2.Job]:
 async def test_stopped_worker_that_wakes_up_can_change_nothing(serving):
     address, scheduler = serving
     async with worker(address, "sleeper", hold=0.6) as sleeper, worker(address, "heir", hold=0.05) as heir:
-        await eventually(lambda: heir.process.returncode is None and sleeper.process.returncode is None)
+        await eventually(lambda: heir.count("opened") and sleeper.count("opened"), within=30)
         created: list[str] = []
         for _ in range(ROUNDS):
             before = sleeper.count("leased")

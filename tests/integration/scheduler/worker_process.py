@@ -1,7 +1,7 @@
 """A worker in a process of its own, to be stopped, continued and killed: `worker_process.py ADDRESS NAME HOLD_SECONDS`.
 
 It completes each job after a while, whatever became of its lease, and prints one JSON
-line per lease and per answer.
+line per stream, per lease and per answer.
 """
 
 import asyncio
@@ -45,6 +45,8 @@ async def main(address: str, name: str, seconds: float) -> None:
             request = pb.LeaseJobsRequest(worker_id=name, types=["extract"], max_in_flight=10)
             try:
                 async for frame in stub.LeaseJobs(request):
+                    if frame.HasField("opened"):
+                        say(event="opened", worker=name)
                     for job in frame.leases.jobs:
                         tasks.create_task(hold(stub, name, job, seconds))
             except grpc.aio.AioRpcError:

@@ -180,7 +180,7 @@ class JobModel:
             after, accepted = self._do(before, command, LeaseRef(job_id="job", fencing_token=token), worker_id)
         except (JobStateConflict, LeaseLost):
             after, accepted = before, False
-        self._check_promised_lease(command, after, accepted=accepted)
+        self._check_times(command, before, after, accepted=accepted)
         check_step(Step(command=command, before=before, after=after, accepted=accepted, now=NOW, token=token))
         again = cell.settled is not None and _same_end(cell.settled, command, token)
         require(accepted or not again, "a write that is sent again is answered as the first time")
@@ -190,14 +190,18 @@ class JobModel:
         check_spending(after, errors=observed.errors, stalls=observed.stalls)
         return canonical(observed), accepted
 
-    def _check_promised_lease(self, command: Command, job: Job, *, accepted: bool) -> None:
+    def _check_times(self, command: Command, before: Job, job: Job, *, accepted: bool) -> None:
+        if command is Command.FAIL and accepted and job.state is JobState.PENDING and job != before:
+            require(job.schedule_time == NOW + self._rules.backoff * TICK, "a failed attempt is followed by a pause")
         if not accepted or command not in (Command.LEASE, Command.RENEW):
             return
         promised = NOW + (self._rules.accept if command is Command.LEASE else self._rules.lease) * TICK
         latest = job.deadline_time or promised
         kept = job.lease_expire_time is not None and job.lease_expire_time >= min(promised, latest)
         require(kept, "a lease lasts as long as the policy of its type says")
-        require(bool(job.deadline_time) == bool(self._rules.total_deadline), "the first lease starts the total deadline")
+        require(
+            bool(job.deadline_time) == bool(self._rules.total_deadline), "the first lease starts the total deadline"
+        )
 
     def _do(self, job: Job, command: Command, lease: LeaseRef, worker_id: str) -> tuple[Job, bool]:
         rules, steps = self._rules, self._lifecycle

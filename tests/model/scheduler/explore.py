@@ -8,6 +8,7 @@ hashable and equal when they are the same, so that each is visited once.
 from array import array
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 StateT = TypeVar("StateT", bound=Hashable)
@@ -140,5 +141,5 @@ class _Search(Generic[StateT]):
         path.reverse()
         return [
             next(step.label for step in self._model.successors(states[here]) if step.state == states[there])
-            for here, there in zip(path, path[1:], strict=False)
+            for here, there in pairwise(path)
         ]

@@ -1,7 +1,7 @@
 """How much of the model is explored: a short form for every run of the suite, a long one for the night.
 
-    MODEL_CHECK=long python -m pytest tests/model/scheduler
-    python -m tests.model.scheduler.forms --long
+MODEL_CHECK=long python -m pytest tests/model/scheduler
+python -m tests.model.scheduler.forms --long
 """
 
 import argparse

@@ -142,8 +142,6 @@ def _check_end(step: Step) -> None:
     if step.command in FINAL_WRITES and holder:
         require(after.state is not JobState.RUNNING, "a final write of the holder ends its lease")
     require(after.state.terminal == (after.end_time is not None), "a job has an end time exactly when it has ended")
-    if step.command is Command.FAIL and step.changed and after.state is JobState.PENDING:
-        require(after.schedule_time > step.now, "a failed attempt is followed by a pause")
     if step.command is Command.RETRY and step.changed:
         fresh = after.schedule_time <= step.now and after.deadline_time is None and after.start_time is None
         require(fresh, "a revived job is due at once, and its total deadline begins anew")

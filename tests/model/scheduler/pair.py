@@ -29,7 +29,7 @@ from services.scheduler.domain.job import (
 from services.scheduler.domain.limits import KeyLimit
 from services.scheduler.domain.policy import Policies, TypePolicy
 from services.scheduler.domain.ready_index import Entry
-from services.shared.errors import NotFound, ServiceError
+from services.shared.errors import ServiceError
 from tests.model.scheduler.invariants import Command, Step, check_step
 from tests.model.scheduler.store import Store, start_of_time
 
@@ -62,7 +62,7 @@ class Pair:
         self._project = uuid.uuid4().hex
         self._limits: dict[str, KeyLimit] = {}
         self._retried: dict[str, str] = {}
-        self.now = start_of_time()
+        self.now = self._latest = start_of_time()
         self.jobs: dict[str, Job] = {}
         self.paused = False
 
@@ -73,6 +73,7 @@ class Pair:
     async def pass_time(self, delta: timedelta) -> None:
         """Also backwards, as when a clock is set."""
         self.now += delta
+        self._latest = max(self._latest, self.now)
         await self._store.set_clock(self.now)
 
     def lease(self, job_id: str, *, age: int = 0) -> LeaseRef:
@@ -139,7 +140,7 @@ class Pair:
         self._agree("delete", answer, given)
         if answer == "ok":
             del self.jobs[job_id]
-            if await self._store.jobs([job_id]):
+            if (await self._store.jobs([job_id]))[job_id]:
                 raise Divergence("a deleted job is still there")
         await self._compare({})
 
@@ -190,7 +191,8 @@ class Pair:
         offered = {entry.job_id for entry in heads.get((TYPE, self._project), ())}
         waiting = {job.job_id for job in self.jobs.values() if job.state is JobState.PENDING}
         due = {job_id for job_id in waiting if self.jobs[job_id].schedule_time <= self.now}
-        if not due <= offered <= waiting:
+        was_due = {job_id for job_id in waiting if self.jobs[job_id].schedule_time <= self._latest}
+        if not due <= offered <= was_due:
             raise Divergence(f"due {due}, offered {offered}, waiting {waiting}")
 
     # -- workers ---------------------------------------------------------------
@@ -373,13 +375,15 @@ class Pair:
         if expected != given:
             raise Divergence(f"{command}: the state machine says {expected}, PostgreSQL {given}")
 
-    async def _compare(self, expected: Mapping[str, Job], command: Command | None = None, lease: LeaseRef | None = None):
+    async def _compare(
+        self, expected: Mapping[str, Job], command: Command | None = None, lease: LeaseRef | None = None
+    ):
         before = dict(self.jobs)
         self.jobs.update(expected)
         stored = await self._store.jobs(list(self.jobs))
         for job_id, job in self.jobs.items():
-            if stored.get(job_id) != job:
-                raise Divergence(f"{command}:\n{difference(job, stored.get(job_id))}")
+            if stored[job_id] != [job]:
+                raise Divergence(f"{command}:\n{difference(job, stored[job_id])}")
             if command and job_id in before:
                 token = lease.fencing_token if lease and lease.job_id == job_id else 0
                 accepted = job != before[job_id] or job_id in expected
@@ -390,12 +394,10 @@ class Pair:
                     check_step(step)
 
 
-def difference(expected: Job, given: Job | None) -> str:
-    if given is None:
-        return f"  job {expected.job_id} is not there"
+def difference(expected: Job, stored: Sequence[Job]) -> str:
+    if len(stored) != 1:
+        return f"  job {expected.job_id} is stored {len(stored)} times"
+    [given] = stored
     names = [name for name in Job.__slots__ if getattr(expected, name) != getattr(given, name)]
     lines = [f"  {name}: {getattr(expected, name)!r}, but stored {getattr(given, name)!r}" for name in names]
     return "\n".join(lines)
-
-
-__all__ = ["CHECKPOINT", "Divergence", "NotFound", "Pair"]

@@ -94,6 +94,12 @@ async def stream_end_after_release(pair: Pair) -> None:
     await pair.expect_back(lease, grace=SECOND)
 
 
+async def stream_end_with_a_long_grace(pair: Pair) -> None:
+    _, lease = await _leased(pair)
+    await pair.expect_back(lease, grace=MINUTE)
+    await pair.expect_back(lease, grace=SECOND)
+
+
 async def child_after_release(pair: Pair) -> None:
     _, lease = await _leased(pair)
     await pair.release(lease)

@@ -50,8 +50,10 @@ class Store:
     async def set_clock(self, at: datetime) -> None:
         await self.session.fetch("UPDATE clock.reading SET at = $1", at)
 
-    async def jobs(self, job_ids: Sequence[str]) -> dict[str, Job]:
-        return {job.job_id: job for job in await self.reading.get(job_ids)}
+    async def jobs(self, job_ids: Sequence[str]) -> dict[str, Sequence[Job]]:
+        """What is stored under each id: one job, unless something is wrong."""
+        stored = await self.reading.get(job_ids)
+        return {job_id: [job for job in stored if job.job_id == job_id] for job_id in job_ids}
 
     async def empty(self) -> None:
         await self.session.fetch("DELETE FROM scheduler.jobs")

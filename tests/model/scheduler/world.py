@@ -204,4 +204,3 @@ def _less(budget: Budget, kind: int) -> Budget:
     counts = list(budget)
     counts[kind] -= 1
     return tuple(counts)  # type: ignore[return-value]
-

@@ -151,6 +151,8 @@ _WAITING = text("""
 SELECT count(*) FROM extractor.outbox WHERE topic = 'fact' AND key = ANY(CAST(:keys AS uuid[]))
 """)
 
+_COUNT_DEAD = text("SELECT count(*) FROM extractor.dead_letters")
+
 _DEAD_LETTERS = text("""
 SELECT topic, key, operation, version, project_id, source_id, reason, message, attempts, context, fail_time
   FROM extractor.dead_letters
@@ -275,6 +277,9 @@ class PostgresOutbox:
             Backlog(topic=Topic(row["topic"]), depth=row["depth"], oldest_time=row["oldest_time"])
             for row in result.mappings()
         ]
+
+    async def count_dead_letters(self) -> int:
+        return (await self._transaction.execute(_COUNT_DEAD)).scalar_one()
 
     async def waiting(self, fact_ids: Sequence[UUID]) -> int:
         """How many of these facts have an intent that the index has not acknowledged."""

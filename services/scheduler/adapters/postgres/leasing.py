@@ -55,14 +55,14 @@ WITH renewed AS (
     FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
         AS i(job_id, fencing_token, checkpoint, completed, total, message)
     WHERE {FENCE}
-    RETURNING j.job_id, j.cancel_requested, j.lease_expire_time, i.completed
+    RETURNING j.job_id, j.fencing_token, j.cancel_requested, j.lease_expire_time, i.completed
 ),
 changed AS (
     INSERT INTO scheduler.job_changes (replica_id, job_ids, states)
     SELECT $10::uuid, array_agg(job_id), array_agg(2::smallint) FROM renewed WHERE completed IS NOT NULL
     HAVING count(*) > 0
 )
-SELECT job_id, cancel_requested, lease_expire_time FROM renewed
+SELECT job_id, fencing_token, cancel_requested, lease_expire_time FROM renewed
 """
 
 _MOVED = columns("j", without=("state", "lease_end", "update_time"))
@@ -83,7 +83,7 @@ changed AS (
     INSERT INTO scheduler.job_changes (replica_id, job_ids, states)
     SELECT $4::uuid, array_agg(job_id), array_agg(3::smallint) FROM done HAVING count(*) > 0
 )
-SELECT job_id, type, limit_key, start_time, now() FROM done
+SELECT job_id, fencing_token, type, limit_key, start_time, now() FROM done
 """
 
 ANSWERED = """
@@ -130,8 +130,8 @@ class PostgresLeases:
             self._dispatch.policies.default.lease_duration,
             self._dispatch.replica_id,
         )
-        held = {str(record[0]): record for record in records}
-        return [_to_renewed(each.lease.job_id, held.get(each.lease.job_id)) for each in renewals]
+        held = {_lease(record): record for record in records}
+        return [_to_renewed(each.lease, held.get(each.lease)) for each in renewals]
 
     async def complete(self, completions: Sequence[Completion]) -> Settlement:
         ordered = sorted(completions, key=lambda completion: completion.lease.job_id)
@@ -162,7 +162,7 @@ class PostgresLeases:
             self._dispatch.replica_id,
             self._dispatch.ageing,
         )
-        wanted = {each.lease.job_id: each.gate_until_time for each in attempts if each.gate_until_time}
+        wanted = {each.lease: each.gate_until_time for each in attempts if each.gate_until_time}
         if not wanted:
             settled = await self._session.fetch(FAIL, *arguments)
             return await self._settlement([each.lease for each in attempts], settled, LeaseEnd.FAILED)
@@ -190,7 +190,7 @@ class PostgresLeases:
     async def expire(self, *, limit: int) -> Expired:
         settled = await self._session.fetch(EXPIRE, limit, self._dispatch.replica_id, self._dispatch.ageing)
         now, next_expire_time = (await self._session.fetch(NEXT_EXPIRE_TIME))[0]
-        outcomes = [Settled(job_id=str(record["job_id"]), state=JobState(record["next_state"])) for record in settled]
+        outcomes = [Settled(lease=_lease(record), state=JobState(record["next_state"])) for record in settled]
         return Expired(
             settlement=to_settlement(outcomes, settled, now=now),
             stalled=[record["type"] for record in settled],
@@ -206,10 +206,10 @@ class PostgresLeases:
         async with self._session.begin() as connection:
             flags = await connection.fetch(CANCEL_FLAGS, arguments[0])
             done = await connection.fetch(COMPLETE, *arguments)
-            held = {str(record[0]) for record in done}
+            held = {_lease(record) for record in done}
             doomed = {str(record[0]) for record in flags if record[1]}
             for each in completions:
-                if not each.children or each.lease.job_id not in held:
+                if not each.children or each.lease not in held:
                     continue
                 created = await self._creation.create_in(connection, each.children, parent_job_id=each.lease.job_id)
                 if each.lease.job_id in doomed:
@@ -220,27 +220,24 @@ class PostgresLeases:
         return replace(await self._completed(completions, done), ready=ready)
 
     async def _completed(self, completions: Sequence[Completion], done: Sequence[Row]) -> Settlement:
-        held = {str(record[0]) for record in done}
-        late = [each.lease for each in completions if each.lease.job_id not in held]
+        held = {_lease(record) for record in done}
+        late = [each.lease for each in completions if each.lease not in held]
         answers = await self._answers(late, LeaseEnd.COMPLETED) if late else {}
         return Settlement(
             outcomes=[
-                Settled(job_id=each.lease.job_id, state=JobState.SUCCEEDED)
-                if each.lease.job_id in held
-                else answers[each.lease]
+                Settled(lease=each.lease, state=JobState.SUCCEEDED) if each.lease in held else answers[each.lease]
                 for each in completions
             ],
-            ended=[Ended(record[1], JobState.SUCCEEDED, record[3], record[4]) for record in done],
-            freed_keys=frozenset(record[2] for record in done if record[2]),
+            ended=[Ended(record["type"], JobState.SUCCEEDED, record["start_time"], record["now"]) for record in done],
+            freed_keys=frozenset(record["limit_key"] for record in done if record["limit_key"]),
         )
 
     async def _settlement(self, leases: Sequence[LeaseRef], settled: Sequence[Row], end: LeaseEnd) -> Settlement:
-        states = {str(record["job_id"]): JobState(record["next_state"]) for record in settled}
-        late = [lease for lease in leases if lease.job_id not in states]
+        states = {_lease(record): JobState(record["next_state"]) for record in settled}
+        late = [lease for lease in leases if lease not in states]
         answers = await self._answers(late, end) if late else {}
         outcomes = [
-            Settled(job_id=lease.job_id, state=states[lease.job_id]) if lease.job_id in states else answers[lease]
-            for lease in leases
+            Settled(lease=lease, state=states[lease]) if lease in states else answers[lease] for lease in leases
         ]
         now = settled[0]["now"] if settled else None
         return to_settlement(outcomes, settled, now=now)
@@ -268,12 +265,17 @@ def to_settlement(outcomes: Sequence[Settled], records: Sequence[Row], *, now: d
     )
 
 
-def _gates(settled: Sequence[Row], wanted: Mapping[str, datetime]) -> list[tuple[str, datetime]]:
+def _lease(record: Row) -> LeaseRef:
+    """Of the write that took effect. Writes with several leases of one job may share a statement."""
+    return LeaseRef(job_id=str(record["job_id"]), fencing_token=record["fencing_token"])
+
+
+def _gates(settled: Sequence[Row], wanted: Mapping[LeaseRef, datetime]) -> list[tuple[str, datetime]]:
     """Gates of those jobs alone whose failure was accepted: a stale holder shuts none."""
     return [
-        (record["limit_key"], wanted[str(record["job_id"])])
+        (record["limit_key"], wanted[_lease(record)])
         for record in settled
-        if record["limit_key"] and str(record["job_id"]) in wanted
+        if record["limit_key"] and _lease(record) in wanted
     ]
 
 
@@ -282,18 +284,18 @@ def _refs(leases: Iterable[LeaseRef]) -> tuple[list[str], list[int]]:
     return [lease.job_id for lease in refs], [lease.fencing_token for lease in refs]
 
 
-def _to_renewed(job_id: str, record: Row | None) -> Renewed:
+def _to_renewed(lease: LeaseRef, record: Row | None) -> Renewed:
     if record is None:
-        return Renewed(job_id=job_id, directive=Directive.LOST, lease_expire_time=None)
-    directive = Directive.CANCEL if record[1] else Directive.CONTINUE
-    return Renewed(job_id=job_id, directive=directive, lease_expire_time=record[2])
+        return Renewed(lease=lease, directive=Directive.LOST, lease_expire_time=None)
+    directive = Directive.CANCEL if record["cancel_requested"] else Directive.CONTINUE
+    return Renewed(lease=lease, directive=directive, lease_expire_time=record["lease_expire_time"])
 
 
 def _answer(lease: LeaseRef, record: Row | None, end: LeaseEnd) -> Settled:
     if record is not None and record[1] == lease.fencing_token and record[3] == end:
-        return Settled(job_id=lease.job_id, state=JobState(record[2]))
+        return Settled(lease=lease, state=JobState(record[2]))
     return Settled(
-        job_id=lease.job_id,
+        lease=lease,
         failure=LeaseLost.of(
             job_id=lease.job_id,
             fencing_token=lease.fencing_token,

@@ -7,8 +7,8 @@ The tail applies the verdicts: back to PENDING in place, or out of `jobs` into
 
 from services.scheduler.adapters.postgres.rows import columns
 
-# Columns of `verdict`: job_id, next_state, attempt, stall_count, lease_end, delay, checkpoint, failure_reason,
-# failure_message, failure_attempt, cancel_message. NULL in the last five means no change.
+# Columns of `verdict`: job_id, fencing_token, next_state, attempt, stall_count, lease_end, delay, checkpoint,
+# failure_reason, failure_message, failure_attempt, cancel_message. NULL in the last five means no change.
 _CHANGED = (
     "state",
     "attempt",
@@ -71,7 +71,7 @@ changed AS (
     INSERT INTO scheduler.job_changes (replica_id, job_ids, states)
     SELECT {replica}::uuid, array_agg(job_id), array_agg(next_state) FROM verdict HAVING count(*) > 0
 )
-SELECT v.job_id, v.type, v.project_id, r.rank_time, v.limit_key, v.next_state, v.start_time, now()
+SELECT v.job_id, v.type, v.project_id, r.rank_time, v.limit_key, v.next_state, v.start_time, now(), v.fencing_token
 FROM verdict v LEFT JOIN requeued r USING (job_id)
 """
 
@@ -79,7 +79,7 @@ FROM verdict v LEFT JOIN requeued r USING (job_id)
 FAIL = settle(
     """
 held AS (
-    SELECT j.job_id, j.attempt, j.max_attempts, j.stall_count, j.cancel_requested, j.deadline_time,
+    SELECT j.job_id, j.fencing_token, j.attempt, j.max_attempts, j.stall_count, j.cancel_requested, j.deadline_time,
         j.type, j.project_id, j.limit_key, j.start_time, i.permanent, i.reason, i.message,
         coalesce(i.delay_seconds,
             i.jitter * least(coalesce(p.backoff_base, $11) * 2.0 ^ least(j.attempt - 1, 32),
@@ -92,7 +92,7 @@ held AS (
     ORDER BY j.job_id FOR UPDATE OF j
 ),
 verdict AS (
-    SELECT job_id, type, project_id, limit_key, start_time,
+    SELECT job_id, fencing_token, type, project_id, limit_key, start_time,
         (CASE WHEN permanent THEN 4
               WHEN attempt >= max_attempts OR now() + make_interval(secs => delay_seconds) >= deadline_time THEN 6
               WHEN cancel_requested THEN 5
@@ -109,7 +109,8 @@ verdict AS (
 RELEASE = settle(
     """
 held AS (
-    SELECT j.job_id, j.attempt, j.stall_count, j.cancel_requested, j.type, j.project_id, j.limit_key, j.start_time,
+    SELECT j.job_id, j.fencing_token, j.attempt, j.stall_count, j.cancel_requested,
+        j.type, j.project_id, j.limit_key, j.start_time,
         i.delay_seconds, i.checkpoint
     FROM unnest($1::uuid[], $2::bigint[], $3::float8[], $4::text[])
         AS i(job_id, fencing_token, delay_seconds, checkpoint)
@@ -118,7 +119,7 @@ held AS (
     ORDER BY j.job_id FOR UPDATE OF j
 ),
 verdict AS (
-    SELECT job_id, type, project_id, limit_key, start_time,
+    SELECT job_id, fencing_token, type, project_id, limit_key, start_time,
         (CASE WHEN cancel_requested THEN 5 ELSE 1 END)::smallint AS next_state,
         (attempt - 1)::smallint AS attempt, stall_count, 3::smallint AS lease_end,
         make_interval(secs => delay_seconds) AS delay, nullif(checkpoint, '') AS checkpoint,
@@ -133,7 +134,7 @@ verdict AS (
 EXPIRE = settle(
     """
 held AS (
-    SELECT j.job_id, j.attempt, j.stall_count, j.max_stalls, j.cancel_requested, j.deadline_time,
+    SELECT j.job_id, j.fencing_token, j.attempt, j.stall_count, j.max_stalls, j.cancel_requested, j.deadline_time,
         j.type, j.project_id, j.limit_key, j.start_time
     FROM scheduler.jobs j
     WHERE j.state = 2 AND j.lease_expire_time < now()
@@ -144,7 +145,7 @@ judged AS (
     FROM held
 ),
 verdict AS (
-    SELECT job_id, type, project_id, limit_key, start_time,
+    SELECT job_id, fencing_token, type, project_id, limit_key, start_time,
         (CASE WHEN dead_reason IS NOT NULL THEN 6 WHEN cancel_requested THEN 5 ELSE 1 END)::smallint AS next_state,
         (attempt - 1)::smallint AS attempt, (stall_count + 1)::smallint AS stall_count, 4::smallint AS lease_end,
         interval '0' AS delay, NULL::text AS checkpoint, dead_reason::smallint AS failure_reason,
@@ -160,13 +161,14 @@ verdict AS (
 CANCEL = settle(
     """
 held AS (
-    SELECT j.job_id, j.state, j.attempt, j.stall_count, j.lease_end, j.type, j.project_id, j.limit_key, j.start_time
+    SELECT j.job_id, j.fencing_token, j.state, j.attempt, j.stall_count, j.lease_end,
+        j.type, j.project_id, j.limit_key, j.start_time
     FROM scheduler.jobs j
     WHERE j.job_id = ANY($1::uuid[]) AND NOT j.cancel_requested
     ORDER BY j.job_id FOR UPDATE OF j
 ),
 verdict AS (
-    SELECT job_id, type, project_id, limit_key, start_time,
+    SELECT job_id, fencing_token, type, project_id, limit_key, start_time,
         (CASE state WHEN 1 THEN 5 ELSE 2 END)::smallint AS next_state, attempt, stall_count, lease_end,
         interval '0' AS delay, NULL::text AS checkpoint, NULL::smallint AS failure_reason,
         NULL::text AS failure_message, NULL::smallint AS failure_attempt, nullif($2, '') AS cancel_message

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$scristill/extractor/v1/project.proto\x12\x16scristill.extractor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x03\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12 \n\x0c\x64isplay_name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\xc8\x01\x12\x1d\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\xa0\x1f\x12\x38\n\x06schema\x18\x04 \x01(\x0b\x32(.scristill.extractor.v1.ExtractionSchema\x12\x17\n\x05model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12K\n\x10grounding_policy\x18\x06 \x01(\x0e\x32\'.scristill.extractor.v1.GroundingPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0csource_count\x18\n \x01(\x03\x12\x18\n\x10\x65xtraction_count\x18\x0b \x01(\x03\"\x8d\x01\n\x10\x45xtractionSchema\x12\x19\n\x08template\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12>\n\x06groups\x18\x02 \x03(\x0b\x32\".scristill.extractor.v1.FieldGroupB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x14\x12\x1e\n\x0cinstructions\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80@\"\xea\x01\n\nFieldGroup\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[a-z][a-z0-9_]*$\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\xd0\x0f\x12 \n\x0bitem_schema\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x02(\x80\x80\x04\x12\x1c\n\nkey_fields\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x10\x12 \n\x0fstatement_field\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x10\n\x08\x65ntities\x18\x06 \x01(\x08\x12\x1d\n\tmax_items\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\"g\n\x08Template\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x38\n\x06schema\x18\x03 \x01(\x0b\x32(.scristill.extractor.v1.ExtractionSchema*i\n\x0fGroundingPolicy\x12 \n\x1cGROUNDING_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15GROUNDING_POLICY_DROP\x10\x01\x12\x19\n\x15GROUNDING_POLICY_MARK\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$scristill/extractor/v1/project.proto\x12\x16scristill.extractor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x03\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\xc8\x01\x12\x1d\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\xa0\x1f\x12\x38\n\x06schema\x18\x04 \x01(\x0b\x32(.scristill.extractor.v1.ExtractionSchema\x12\x17\n\x05model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12K\n\x10grounding_policy\x18\x06 \x01(\x0e\x32\'.scristill.extractor.v1.GroundingPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0csource_count\x18\n \x01(\x03\x12\x18\n\x10\x65xtraction_count\x18\x0b \x01(\x03\"\x8d\x01\n\x10\x45xtractionSchema\x12\x19\n\x08template\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12>\n\x06groups\x18\x02 \x03(\x0b\x32\".scristill.extractor.v1.FieldGroupB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x14\x12\x1e\n\x0cinstructions\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80@\"\xea\x01\n\nFieldGroup\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18@2\x11^[a-z][a-z0-9_]*$\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\xd0\x0f\x12 \n\x0bitem_schema\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x02(\x80\x80\x04\x12\x1c\n\nkey_fields\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x10\x12 \n\x0fstatement_field\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x10\n\x08\x65ntities\x18\x06 \x01(\x08\x12\x1d\n\tmax_items\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\"g\n\x08Template\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x38\n\x06schema\x18\x03 \x01(\x0b\x32(.scristill.extractor.v1.ExtractionSchema*i\n\x0fGroundingPolicy\x12 \n\x1cGROUNDING_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15GROUNDING_POLICY_DROP\x10\x01\x12\x19\n\x15GROUNDING_POLICY_MARK\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'scristill.extractor.v1.proj
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROJECT'].fields_by_name['display_name']._loaded_options = None
-  _globals['_PROJECT'].fields_by_name['display_name']._serialized_options = b'\272H\007r\005\020\001(\310\001'
+  _globals['_PROJECT'].fields_by_name['display_name']._serialized_options = b'\272H\005r\003(\310\001'
   _globals['_PROJECT'].fields_by_name['description']._loaded_options = None
   _globals['_PROJECT'].fields_by_name['description']._serialized_options = b'\272H\005r\003(\240\037'
   _globals['_PROJECT'].fields_by_name['model']._loaded_options = None
@@ -59,14 +59,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FIELDGROUP'].fields_by_name['statement_field']._serialized_options = b'\272H\004r\002\030@'
   _globals['_FIELDGROUP'].fields_by_name['max_items']._loaded_options = None
   _globals['_FIELDGROUP'].fields_by_name['max_items']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
-  _globals['_GROUNDINGPOLICY']._serialized_start=1029
-  _globals['_GROUNDINGPOLICY']._serialized_end=1134
+  _globals['_GROUNDINGPOLICY']._serialized_start=1027
+  _globals['_GROUNDINGPOLICY']._serialized_end=1132
   _globals['_PROJECT']._serialized_start=127
-  _globals['_PROJECT']._serialized_end=541
-  _globals['_EXTRACTIONSCHEMA']._serialized_start=544
-  _globals['_EXTRACTIONSCHEMA']._serialized_end=685
-  _globals['_FIELDGROUP']._serialized_start=688
-  _globals['_FIELDGROUP']._serialized_end=922
-  _globals['_TEMPLATE']._serialized_start=924
-  _globals['_TEMPLATE']._serialized_end=1027
+  _globals['_PROJECT']._serialized_end=539
+  _globals['_EXTRACTIONSCHEMA']._serialized_start=542
+  _globals['_EXTRACTIONSCHEMA']._serialized_end=683
+  _globals['_FIELDGROUP']._serialized_start=686
+  _globals['_FIELDGROUP']._serialized_end=920
+  _globals['_TEMPLATE']._serialized_start=922
+  _globals['_TEMPLATE']._serialized_end=1025
 # @@protoc_insertion_point(module_scope)

@@ -70,7 +70,9 @@ class Project(_message.Message):
     project_id: _builtins.str
     """UUID, lower case with dashes. Server made (version 7). Output only."""
     display_name: _builtins.str
-    """Name for people; unique. At most 200 bytes."""
+    """Name for people; unique. At most 200 bytes. May be empty only in an update
+    that does not name it in its mask.
+    """
     description: _builtins.str
     """What the project is about; at most 4,000 bytes."""
     model: _builtins.str
