@@ -109,6 +109,9 @@ test: lint types architecture protos-check ## Everything that CI runs: checks, u
 bench-scheduler: .venv/.bench ## Jobs per second and latency, beside pgqueuer, procrastinate and awa
 	@$(PY) -m tests.bench.scheduler
 
+bench-pool: .venv/.all ## Load-test sizes of the scheduler's connection pool
+	@$(PY) -m tests.bench.scheduler_pool
+
 bench-gateway: .venv/.all ## What the gateway adds to a model call
 	@$(PY) -m tests.bench.gateway
 
@@ -121,5 +124,5 @@ bench-search: .venv/.bench ## What fusing dense and sparse search is worth
 sim: .venv/.all ## A million steps of the protocol between PostgreSQL and Qdrant under faults
 	@$(PY) -m tests.sim
 
-.PHONY: bench-scheduler bench-gateway bench-indexer bench-search sim
+.PHONY: bench-scheduler bench-pool bench-gateway bench-indexer bench-search sim
 .PHONY: help setup demo up down protos protos-check docs requirements lint types architecture test

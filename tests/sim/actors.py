@@ -18,7 +18,6 @@ from tests.sim.system import System
 
 PROJECTS = [UUID(int=1 << 64), UUID(int=2 << 64)]
 SOURCES = [(PROJECTS[number % 2], identity.source_id(PROJECTS[number % 2], f"doc-{number}")) for number in range(6)]
-KEYS = 6
 WORDS = ("north", "south", "east", "west")
 IMAGES = 4
 
@@ -52,8 +51,8 @@ class Actors:
     async def _publish(self, host: Host) -> None:
         unit_of_work = UnitOfWork(self._system.database, host)
         while not self._calm:
-            await asyncio.sleep(self._world.delay(0.6))
-            project, source = self._world.rng.choice(SOURCES)
+            await asyncio.sleep(self._world.delay(self._world.shape.publish_seconds))
+            project, source = self._world.rng.choice(SOURCES[: self._world.shape.sources])
             if not self._world.on("publish.source_lock"):
                 await self._replace(unit_of_work, project, source)
                 continue
@@ -71,11 +70,15 @@ class Actors:
                     return
                 held = self._system.database.committed.facts
                 facts = [
-                    fact for key in range(KEYS) if (fact := self._fact(identity.fact_id(source, "g", str(key)), held))
+                    fact
+                    for key in range(self._world.shape.keys)
+                    if (fact := self._fact(identity.fact_id(source, "g", str(key)), held))
                 ]
                 await repositories.facts.replace(project, source, facts)
         except Unavailable:
             return
+        for extractor in self._system.extractors:
+            extractor.relay.wake()
 
     def _fact(self, fact_id: UUID, held: dict) -> NewFact | None:
         """Mostly as before; else new, gone, changed, or moved."""
@@ -85,7 +88,7 @@ class Actors:
             return NewFact(fact_id, row.content_hash, row.statement)
         if row is not None and dice < 0.65:
             return NewFact(fact_id, row.content_hash, row.statement, moved=True)
-        if dice > (0.8 if row is not None else 0.7):
+        if dice > (0.8 if row is not None else self._world.shape.birth):
             return None
         words = POISON if self._world.happens(self._world.faults.poison) else rng.choice(WORDS)
         statement = f"{words} {fact_id}"
@@ -123,7 +126,7 @@ class Actors:
 
     async def _switch_epochs(self, operator: int) -> None:
         while not self._calm:
-            await asyncio.sleep(self._world.delay(6))
+            await asyncio.sleep(self._world.delay(self._world.shape.operator_seconds))
             if self._system.indexers and not self._calm:
                 indexer = self._world.rng.choice(self._system.indexers)
                 await asyncio.wait({indexer.host.spawn(self._transition(indexer, operator), name="operator")})
@@ -181,7 +184,7 @@ class Actors:
         faults, system = self._world.faults, self._system
         if self._world.happens(faults.restore_qdrant):
             system.qdrant.restore(self._world.rng.choice(self._images))
-            system.observer.store_restored()
+            system.observer.index_changed()
         if self._world.happens(faults.restore_postgres):
             system.database.restore(self._world.rng.randint(1, 40))
             system.observer.database_restored()
@@ -199,7 +202,7 @@ class Actors:
         kind = rng.choice(["missing", "stale", "ghost", "epoch", "payload", "project"])
         self._world.step("qdrant", "damage", (kind, name, point.fact_id, point.version))
         changed = {
-            "stale": point._replace(version=max(0, point.version - 2)),
+            "stale": point._replace(version=max(1, point.version - 2)),
             "ghost": point._replace(tombstone=False),
             "epoch": point._replace(epoch=point.epoch + 7),
             "payload": point._replace(content_hash=bytes(31) + b"x"),
@@ -209,4 +212,4 @@ class Actors:
             del qdrant.collections[name][each]
         else:
             qdrant.collections[name][each] = changed[kind]
-        self._system.observer.store_restored()
+        self._system.observer.index_changed()

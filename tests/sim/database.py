@@ -19,6 +19,9 @@ from tests.sim.host import Host
 from tests.sim.world import World
 
 HISTORY = 60
+RESTORE_SECONDS = 10.0
+"""How long a restore takes the server away: longer than a relay holds on to what it has in flight."""
+
 MICROSECONDS = 1_000_000
 
 
@@ -113,13 +116,15 @@ class Database:
 
     def commit(self, transaction: "Transaction", after: Tables) -> None:
         before, self.previous, self.committed = self.committed, self.committed, after
-        self.history.append(Point(after, self.sequence))
+        if transaction.touched:
+            self.history.append(Point(after, self.sequence))
         self.watch(transaction, before, after)
 
     def restore(self, commits: int) -> None:
         """Goes back so many commits, the sequence too. Whoever has a transaction open loses it."""
         point = self.history[-min(commits, len(self.history) - 1) - 1]
         self.world.step("postgres", "restore", f"{commits} commits back, versions from {point.sequence + 1}")
+        self.away_until = self.world.loop.time() + RESTORE_SECONDS
         self.committed = self.previous = point.tables
         self.sequence = point.sequence
         self.generation += 1
@@ -166,7 +171,7 @@ class Transaction:
         """The way to the server; when it returns, the statement runs."""
         if self.host.dead:
             raise asyncio.CancelledError
-        await asyncio.sleep(self.world.delay(0.002))
+        await asyncio.sleep(self.world.delay(self.world.shape.statement_seconds))
         if self.host.dead:
             raise asyncio.CancelledError
         self._require_server()

@@ -23,8 +23,6 @@ from tests.sim.stream import Network
 from tests.sim.world import World
 
 LEASE = timedelta(seconds=5)
-LOOK = timedelta(seconds=10)
-PERIOD = timedelta(seconds=40)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +48,7 @@ class UnitOfWork:
 
 
 class Extractor:
-    def __init__(
-        self, world: World, database: Database, name: str, indexers: Callable[[], Sequence[Indexer]]
-    ) -> None:
+    def __init__(self, world: World, database: Database, name: str, indexers: Callable[[], Sequence[Indexer]]) -> None:
         self.host = Host(world, name)
         host, rng = self.host, Random(world.rng.random())
         unit_of_work = UnitOfWork(database, host)
@@ -64,14 +60,15 @@ class Extractor:
                 wake=lambda _: self.relay.wake(),
                 new_id=lambda: UUID(int=world.rng.getrandbits(128)),
                 owner=name,
+                metrics=Nothing(),
             ),
             unit_of_work=unit_of_work,
             wake=lambda _: self.relay.wake(),
             clock=world.clock,
-            period=PERIOD,
+            period=timedelta(seconds=world.shape.period_seconds),
             orphan_after=timedelta(seconds=20),
             pace=0,
-            look=LOOK,
+            look=timedelta(seconds=world.shape.look_seconds),
         )
         self.relay = FactRelay(
             unit_of_work=unit_of_work,

@@ -4,6 +4,8 @@ A docstring names the constant that a method mirrors; a guard of its WHERE claus
 be taken out is asked for by `world.on`.
 """
 
+# ruff: noqa: ARG002 - the signatures are those of the ports
+
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID

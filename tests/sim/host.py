@@ -11,13 +11,15 @@ from typing import Any
 
 from tests.sim.world import World
 
+REST_AFTER_FREEZE = 12.0
+
 
 class Host:
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
         self.dead = False
-        self.frozen_until = 0.0
+        self.frozen_until = -REST_AFTER_FREEZE
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def proceed(self) -> None:
@@ -39,6 +41,9 @@ class Host:
         return task
 
     def freeze(self, seconds: float) -> None:
+        """Not again at once: a tombstone outlives what was held back, but not for ever."""
+        if self.world.loop.time() < self.frozen_until + REST_AFTER_FREEZE:
+            return
         self.world.step(self.name, "freeze", round(seconds, 2))
         self.frozen_until = self.world.loop.time() + seconds
 

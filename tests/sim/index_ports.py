@@ -4,16 +4,18 @@
 what is decided above the ports is the production code itself.
 """
 
+# ruff: noqa: ARG002 - the signatures are those of the ports
+
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from services.indexer.application.ports import Embedded, PointWrite, SparseVector
 from services.indexer.domain.epochs import Catalogue, Epoch
+from services.indexer.domain.errors import TextRefused
 from services.indexer.domain.fact import FactContent, FactId, Intent, Operation, PointState
 from services.indexer.domain.fact import StoredPoint as ScannedPoint
 from services.indexer.domain.identity import bucket_of
 from services.indexer.domain.search import Hit, Query, Ranked
-from services.indexer.domain.errors import CollectionMissing, TextRefused
 from services.shared.errors import OutcomeUnknown, ServiceError, Unavailable
 from tests.sim.host import Host
 from tests.sim.qdrant import Qdrant, StoredPoint
@@ -49,9 +51,13 @@ class SimFacts:
         world, points = self._world, self._qdrant.collection(epoch.collection)
         versions = [write.intent.version for write in group]
         bound = min(versions) if world.on("write.lowest_version_bounds_the_batch") else max(versions)
+        guarded = world.on("write.update_filter")
+        # The filter is evaluated for the whole request before any of its points is written.
+        stays = {
+            each.embedding_id for each in group if (held := points.get(each.embedding_id)) and held.version >= bound
+        }
         for write in group:
-            held = points.get(write.embedding_id)
-            if held is not None and held.version >= bound and world.on("write.update_filter"):
+            if guarded and write.embedding_id in stays:
                 continue
             if write.intent.content is None and not world.on("delete.tombstone"):
                 self._qdrant.remove(epoch.collection, write.embedding_id)
@@ -80,8 +86,7 @@ class SimFacts:
         def look() -> int:
             points = self._qdrant.collection(epoch.collection).values()
             return sum(
-                point.tombstone is tombstones and (not project_id or point.project_id == project_id)
-                for point in points
+                point.tombstone is tombstones and (not project_id or point.project_id == project_id) for point in points
             )
 
         return await self._qdrant.read(self._host, look)
@@ -128,6 +133,7 @@ class SimScanner:
         while True:
             page = await self._qdrant.read(self._host, lambda: self._page(epoch, buckets, after))  # noqa: B023
             if page:
+                await self._host.wait(self._qdrant.world.delay(self._qdrant.world.shape.scan_seconds))
                 self._qdrant.world.step(self._host.name, "scan", (epoch.number, len(page)))
                 yield [_scanned(each, point) for each, point in page]
                 after = page[-1][0]
@@ -217,7 +223,7 @@ class SimSearcher:
             points = qdrant.collection(name)
             live = [(each, p) for each, p in points.items() if p.project_id == query.project_id and not p.tombstone]
             for each, point in live:
-                if dense and point.model != dense[0] and not self._tainted():
+                if dense and point.model and point.model != dense[0] and not self._tainted():
                     qdrant.world.broken("a search compared vectors of two models", (each, epoch.number))
             return [Ranked(embedding_id=each, source_id=point.source_id, score=1.0) for each, point in live]
 
@@ -251,7 +257,7 @@ class SimEmbedder:
 
     async def embed(self, texts: Sequence[str], *, project_id: str, model: str, priority: int) -> Embedded:
         await self._host.proceed()
-        await self._host.wait(self._world.delay(0.01))
+        await self._host.wait(self._world.delay(self._world.shape.embed_seconds))
         if self._world.happens(self._world.faults.embed_fails):
             raise Unavailable.of("llm_gateway")
         name = model or "model-1"

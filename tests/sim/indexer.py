@@ -1,5 +1,7 @@
 """One replica of the indexer: the production use cases, wired as in `services/indexer/bootstrap.py`."""
 
+# ruff: noqa: ARG002 - the signatures are those of the ports
+
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
@@ -27,10 +29,10 @@ from tests.sim.index_ports import NoWords, SimEmbedder, SimEpochStore, SimFacts,
 from tests.sim.qdrant import LATEST, Qdrant
 from tests.sim.world import World
 
-VIEW_SECONDS = 1.0
-LONGEST_FREEZE = 12.0
+VIEW_SECONDS = 1.5
+LONGEST_FREEZE = 8.0
 # An intent is held by a relay, an indexer and the network at most so long, each with its own standstill.
-RETENTION = timedelta(seconds=4 * LONGEST_FREEZE + 2 * LATEST)
+RETENTION = timedelta(seconds=6 * LONGEST_FREEZE + 2 * LATEST)
 
 
 class Nothing:
@@ -53,7 +55,7 @@ class OneView:
     async def view(self) -> Catalogue:
         task = asyncio.current_task()
         if task not in self._views:
-            self._views = {task: await self._epochs.view()}
+            self._views[task] = await self._epochs.view()
         return self._views[task]
 
     def forget(self) -> None:
@@ -104,7 +106,7 @@ class Indexer:
             scanner=scanner,
             apply=self._apply,
             rng=Random(world.rng.random()),
-            interval_seconds=4.0,
+            interval_seconds=0.8,
             copied=Nothing(),
         )
         self._collector = TombstoneCollector(

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-class Stuck(Exception):  # noqa: N818 - named for what happened
+class Stuck(Exception):
     """Everybody waits for somebody: no timer is set and nothing is ready."""
 
 

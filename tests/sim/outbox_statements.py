@@ -1,5 +1,7 @@
 """The statements of `adapters/postgres/outbox.py` that the fact relay and the operators use."""
 
+# ruff: noqa: ARG002 - the signatures are those of the ports
+
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID

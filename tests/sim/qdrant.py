@@ -16,7 +16,7 @@ from tests.sim.host import Host
 from tests.sim.world import World
 
 TIMEOUT = 2.0
-LATEST = 12.0
+LATEST = 8.0
 """Seconds after which a request that was sent will not land any more."""
 
 T = TypeVar("T")

@@ -11,10 +11,10 @@ import structlog
 from tests.sim.actors import Actors
 from tests.sim.loop import Stuck
 from tests.sim.system import System
-from tests.sim.world import Faults, World
+from tests.sim.world import Focus, World
 
-STEPS = 2500
 TRACE_SHOWN = 60
+ANYTHING = Focus()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +26,9 @@ class Round:
     counts: dict[str, int]
 
 
-def run_round(seed: str, *, steps: int = STEPS, removed: str = "") -> Round:
-    """One life of the system. The same seed and steps give the same round."""
-    world = World(seed=seed, steps=steps, removed=removed)
+def run_round(seed: str, *, removed: str = "", focus: Focus = ANYTHING) -> Round:
+    """One life of the system. The same seed gives the same round."""
+    world = World(seed=seed, steps=focus.steps, removed=removed, focus=focus)
     asyncio.set_event_loop(world.loop)
     try:
         world.loop.run_until_complete(_live(world))
@@ -42,8 +42,6 @@ def run_round(seed: str, *, steps: int = STEPS, removed: str = "") -> Round:
 
 
 async def _live(world: World) -> None:
-    faults = Faults.drawn(world.rng)
-    world.faults = faults if world.rng.random() < 0.5 else faults.without_restores()
     system = System(world)
     actors = Actors(system)
     actors.start()
@@ -73,12 +71,12 @@ def _trace(world: World) -> list[str]:
     return (about if names else lines)[-TRACE_SHOWN:]
 
 
-def rounds(*, seed: int, steps: int, removed: str = "") -> Iterator[Round]:
+def rounds(*, seed: int, steps: int, removed: str = "", focus: Focus = ANYTHING) -> Iterator[Round]:
     """Ends with the first violation."""
     done = number = 0
     with quiet():
         while done < steps:
-            result = run_round(f"{seed}:{number}", removed=removed)
+            result = run_round(f"{seed}:{number}", removed=removed, focus=focus)
             done += result.steps
             number += 1
             yield result

@@ -1,5 +1,7 @@
 """The statements of `adapters/postgres/reconciliations.py`: runs, the fact side of the comparison, repairs."""
 
+# ruff: noqa: ARG002 - the signatures are those of the ports
+
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -89,15 +91,15 @@ class RunStatements:
         if row is None or row.owner != owner or row.run.state is not RunState.RUNNING:
             return False
         ended = None if run.state is RunState.RUNNING else self._world.clock.now()
-        tables.runs[run.run_id] = RunRow(
-            replace(run, end_time=ended), owner, transaction.now + lease.total_seconds()
-        )
+        tables.runs[run.run_id] = RunRow(replace(run, end_time=ended), owner, transaction.now + lease.total_seconds())
         return True
 
     async def record(self, run_id: UUID, drifts: Sequence[Drift], *, repaired: set[UUID]) -> set[UUID]:
         """_RECORD."""
         found = [(str(drift.fact_id)[:8], drift.kind.name) for drift in drifts]
         await self._transaction.statement("record drifts", found)
+        self._transaction.notes.append(("found", drifts))
+        await self._transaction.lock()
         return {drift.fact_id for drift in drifts}
 
     async def digests(self, *, epoch: int, first: int, last: int) -> dict[int, Bucket]:
@@ -158,12 +160,16 @@ class RunStatements:
         if self._world.on("repair.above_index"):
             database.raise_sequence(max((drift.indexed_version for drift in drifts), default=0))
         repaired: set[UUID] = set()
+        revised: list[Drift] = []
         for drift in drifts:
             row = self._revised(drift)
+            if row is not None:
+                revised.append(drift)
             if row is not None and drift.fact_id not in tables.outbox:
                 tables.outbox[drift.fact_id] = row
                 repaired.add(drift.fact_id)
         transaction.notes.append(("repaired", [drift for drift in drifts if drift.fact_id in repaired]))
+        transaction.notes.append(("revised", revised))
         return repaired
 
     def _revised(self, drift: Drift) -> OutboxRow | None:
@@ -174,9 +180,7 @@ class RunStatements:
         fact = tables.facts.get(key)
         of: FactRow | None = None
         if fact is not None and (fact.version == drift.stored_version or not world.on("repair.version")):
-            of = fact._replace(
-                version=transaction.database.nextval(), embedding_id=None, embedding_epoch=None
-            )
+            of = fact._replace(version=transaction.database.nextval(), embedding_id=None, embedding_epoch=None)
             tables.facts[key] = of
         elif drift.stored_version or (fact is not None and world.on("repair.ghost_is_absent")):
             return None

@@ -42,9 +42,7 @@ class IndexStream:
         await self._client.proceed()
         self._require_open()
         world = self._world
-        world.step(
-            self._client.name, "send", [(str(each.intent.key)[:8], each.intent.version) for each in intents]
-        )
+        world.step(self._client.name, "send", [(str(each.intent.key)[:8], each.intent.version) for each in intents])
         messages = [_intent(each) for each in intents]
         self._deliver(lambda: self._receive(messages))
         if world.happens(world.faults.duplicate_frame):
@@ -110,7 +108,9 @@ class IndexStream:
             acks = [retry(intent, error) for intent in messages]
         await self._server.proceed()
         self._world.step(
-            self._server.name, "answer", [(ack.intent.fact_id[:8], ack.intent.version, ack.outcome.value) for ack in acks]
+            self._server.name,
+            "answer",
+            [(ack.intent.fact_id[:8], ack.intent.version, ack.outcome.value) for ack in acks],
         )
         self._under_way -= 1
         answers = [_read(ack) for ack in acks]

@@ -2,18 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from uuid import UUID
 
 from services.extractor.domain.reconciliation import Run, RunRequest, RunState
 from services.indexer.domain.epochs import EpochState
-from services.shared.errors import RemoteError, ServiceError
+from services.shared.errors import ServiceError, Unavailable
 from tests.sim.database import Database
 from tests.sim.extractor import Extractor
 from tests.sim.host import Host
 from tests.sim.indexer import Indexer
 from tests.sim.observer import Observer
 from tests.sim.qdrant import Qdrant
-from tests.sim.world import Faults, World
+from tests.sim.world import START, Faults, World
 
 REPLICAS = 2
 PATIENCE = 400.0
@@ -70,15 +71,37 @@ class System:
         """No more work and no more faults: everything must find its place by itself, or by one reconciliation."""
         self.world.faults = Faults()
         self.world.extend(STEPS_TO_REST)
-        await self._until("the outbox is empty", lambda: self._idle())
-        await self._promote()
+        await self._until("the outbox is empty", self._idle)
         if self.observer.tainted:
-            await self._reconcile()
-            await self._until("the outbox is empty after repairs", lambda: self._idle())
+            await self._mend()
+            await self._until("the outbox is empty after repairs", self._idle)
+        else:
+            await self._promote()
         self.observer.compare()
         run = await self._reconcile()
         if run is not None and (run.drift_counts or run.facts != run.points):
             self.world.broken("a reconciliation at rest found drift", dict(run.drift_counts))
+
+    async def _mend(self) -> None:
+        """A restored database is noticed by itself; for a changed index the operator asks for a run.
+
+        Noticing and opening the run are two transactions, and a run that fails is not repeated before its period:
+        where the first comparison has come to nothing, the operator asks too.
+        """
+        if not self.observer.index_tainted:
+            await self._until("the restored database was noticed", self._noticed)
+            await self._until("its comparison has ended", lambda: self._running() is None)
+        if self.observer.index_tainted or RunState.DONE not in self._runs_since_restore():
+            await self._reconcile()
+
+    def _noticed(self) -> bool:
+        return self.database.committed.timeline == self.database.generation
+
+    def _runs_since_restore(self) -> set[RunState]:
+        """How runs ended that were begun after the database was restored."""
+        since = START + timedelta(seconds=self.observer.restored_at)
+        runs = (row.run for row in self.database.committed.runs.values())
+        return {run.state for run in runs if run.start_time > since and run.state is not RunState.RUNNING}
 
     def _idle(self) -> bool:
         return not self.database.committed.outbox and self._running() is None
@@ -97,7 +120,10 @@ class System:
             await asyncio.sleep(0.5)
 
     async def _promote(self) -> None:
-        """An epoch that is being built must become whole and open its gate."""
+        """An epoch that is being built must become whole and open its gate.
+
+        Dead letters may keep it shut: what was written to one epoch only, before a newer version was rejected, stays.
+        """
         building = [each for each in self.qdrant.catalogue.epochs if each.state is EpochState.BUILDING]
         deadline = self.world.loop.time() + PATIENCE
         for epoch in building:
@@ -106,6 +132,8 @@ class System:
                     await self.indexers[0].switch.promote(epoch.number)
                     break
                 except ServiceError as error:
+                    if self.database.committed.dead and self.world.loop.time() > deadline - PATIENCE + 30:
+                        return
                     if self.world.loop.time() > deadline:
                         self.world.broken("an epoch does not become whole", (epoch.number, error.message))
                 await asyncio.sleep(1)
@@ -117,7 +145,10 @@ class System:
 
         async def ask() -> None:
             while not mine and not self.world.violation:
-                run, under_way = await extractor.reconciliation.begin(RunRequest())
+                try:
+                    run, under_way = await extractor.reconciliation.begin(RunRequest())
+                except Unavailable:
+                    continue
                 if not under_way:
                     mine.append(run.run_id)
                 await asyncio.sleep(0.5)
@@ -132,11 +163,3 @@ class System:
         extractor.host.spawn(ask(), name="ask")
         await self._until("the reconciliation is done", done)
         return self.database.committed.runs[mine[0]].run if mine and not self.world.violation else None
-
-
-async def quietly(work: Callable[[], "asyncio.Future[object]"]) -> None:
-    """What an operator does when a call fails: nothing, for now."""
-    try:
-        await work()
-    except (ServiceError, RemoteError):
-        return

@@ -6,8 +6,8 @@ comparison. Everything random comes from one generator that is seeded by the rou
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
-from dataclasses import dataclass, fields, replace
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Self
@@ -16,7 +16,7 @@ from tests.sim.loop import VirtualLoop
 
 TRACE = 4000
 
-_START = datetime(2030, 1, 1, tzinfo=UTC)
+START = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +79,50 @@ def _strength(name: str, rng: Random) -> float:
     return rng.random() * _STRONGEST[name] if rng.random() < 0.6 else 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How large and how busy the world is. Few facts collide often, many fill batches and pages."""
+
+    sources: int = 6
+    keys: int = 6
+    publish_seconds: float = 0.6
+    look_seconds: float = 10.0
+    period_seconds: float = 40.0
+    operator_seconds: float = 6.0
+    scan_seconds: float = 0.001
+    statement_seconds: float = 0.002
+    embed_seconds: float = 0.01
+    birth: float = 0.7
+    """How likely a fact that is not there appears when its source is published."""
+
+    @classmethod
+    def drawn(cls, rng: Random) -> Self:
+        return cls(
+            sources=rng.randint(1, 6),
+            keys=rng.randint(1, 6),
+            publish_seconds=rng.choice([0.15, 0.6, 1.5]),
+            look_seconds=rng.choice([2.0, 10.0]),
+            period_seconds=rng.choice([4.0, 40.0, 3600.0]),
+            operator_seconds=rng.choice([1.0, 6.0]),
+            birth=rng.choice([0.05, 0.7]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Focus:
+    """What is not left to chance: the circumstances in which a certain guard is needed."""
+
+    faults: Mapping[str, float] = field(default_factory=dict)
+    shape: Mapping[str, float] = field(default_factory=dict)
+    steps: int = 2500
+
+
 class Clock:
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
 
     def now(self) -> datetime:
-        return _START + timedelta(seconds=self._loop.time())
+        return START + timedelta(seconds=self._loop.time())
 
     def monotonic(self) -> float:
         return self._loop.time()
@@ -93,13 +131,17 @@ class Clock:
 class World:
     """`removed` names the one guard that is taken out, if any."""
 
-    def __init__(self, *, seed: str, steps: int, removed: str = "") -> None:
+    def __init__(self, *, seed: str, steps: int, removed: str = "", focus: Focus) -> None:
         self.seed = seed
         self.rng = Random(seed)
         self.loop = VirtualLoop()
         self.clock = Clock(self.loop)
         self.removed = removed
-        self.faults = Faults()
+        faults = Faults.drawn(self.rng)
+        if self.rng.random() < 0.5:
+            faults = faults.without_restores()
+        self.faults = replace(faults, **focus.faults)
+        self.shape = replace(Shape.drawn(self.rng), **focus.shape)
         self.limit = steps
         self.steps = 0
         self.trace: deque[tuple[float, str, str, object]] = deque(maxlen=TRACE)
