@@ -117,7 +117,16 @@ UNPROVEN = ("apply.looks_again", "repair.version", "repair.ghost_is_absent", "re
 
 GUARDS = tuple(guard for guard in (*MODELLED, *REPLACED) if guard not in UNPROVEN)
 
-RARE = ("collect.condition", "promote.settled", "promote.digest", "backfill.tombstones", "judge.collision")
+RARE = (
+    "apply.newest_of_a_batch",
+    "backfill.tombstones",
+    "bury.version",
+    "collect.condition",
+    "judge.collision",
+    "lease.token",
+    "promote.digest",
+    "promote.settled",
+)
 """Guards that take more than a few seconds to miss; the short form leaves them to the long one."""
 
 _WHOLE_STORES = {"restore_qdrant": 0.0, "restore_postgres": 0.0, "damage": 0.0}

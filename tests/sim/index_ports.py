@@ -196,8 +196,12 @@ class SimEpochStore:
             await self._qdrant.write(self._host, land, what=f"alias {epoch.collection}")
 
     async def drop_collection(self, epoch: Epoch) -> None:
+        life = self._qdrant.lives
+
         def land() -> bool:
-            self._qdrant.collections.pop(epoch.collection, None)
+            # Points may still arrive after a restore, which is worse than it is; a drop does not.
+            if life == self._qdrant.lives:
+                self._qdrant.collections.pop(epoch.collection, None)
             return True
 
         await self._qdrant.write(self._host, land, what=f"drop {epoch.collection}")

@@ -71,6 +71,8 @@ class System:
         """No more work and no more faults: everything must find its place by itself, or by one reconciliation."""
         self.world.faults = Faults()
         self.world.extend(STEPS_TO_REST)
+        # A publication that had begun may still commit.
+        await asyncio.sleep(5)
         await self._until("the outbox is empty", self._idle)
         if self.observer.tainted:
             await self._mend()
