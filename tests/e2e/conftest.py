@@ -41,19 +41,19 @@ class Scristill:
         return [sys.executable, "-m", "services.cli", *map(str, arguments), "--json"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
     with local_stack(tmp_path_factory.mktemp("a stack") / "home") as running:
         await running.start_and_wait()
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scristill(stack: LocalStack) -> Scristill:
     return Scristill(stack)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def peers(stack: LocalStack) -> AsyncIterator[Peers]:
     async with Peers.of(stack.environ) as peers:
         yield peers

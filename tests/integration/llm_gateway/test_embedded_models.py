@@ -82,9 +82,7 @@ async def vectors(start_gateway: StartGateway) -> Gateway:
 
 def workers() -> list[psutil.Process]:
     return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if any("linguistic.worker" in part for part in child.cmdline())
+        child for child in psutil.Process().children() if any("linguistic.worker" in part for part in child.cmdline())
     ]
 
 
