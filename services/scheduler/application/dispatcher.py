@@ -20,6 +20,7 @@ from services.scheduler.domain.limits import KeyShut
 from services.scheduler.domain.policy import Policies
 from services.scheduler.domain.ready_index import Entry, PageRequest, ReadyIndex
 from services.shared.clock import Clock
+from services.shared.errors import Unavailable
 from services.shared.lifecycle import Drain, wait_for_event
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -30,6 +31,7 @@ HEAD_LIMIT = 1000
 _CONCURRENT_CLAIMS = 2
 _PAUSE_AFTER_FAILURE = 0.2
 _SILENCE_SECONDS = 60.0
+_OPEN_WITHIN_SECONDS = 5.0
 
 
 class LeaseStream:
@@ -113,13 +115,23 @@ class Dispatcher:
         self._loaded: set[str] = set()
         self._paused: frozenset[str] = frozenset()
         self._missed = False
+        self._following = asyncio.Event()
         self._wake = asyncio.Event()
         self._claims = asyncio.Semaphore(_CONCURRENT_CLAIMS)
         self._reopening: dict[str, asyncio.TimerHandle] = {}
         self._capped: set[str] = set()
 
-    def open(self, stream: LeaseStream) -> None:
-        """A stream replaces an earlier one of the same worker, which delivers what it has and ends."""
+    async def open(self, stream: LeaseStream) -> None:
+        """A stream replaces an earlier one of the same worker, which delivers what it has and ends.
+
+        Raises `Unavailable` while the change log is not followed yet: a lease given out before that would keep its
+        worker's room for good if another replica settled it unnoticed.
+        """
+        try:
+            async with asyncio.timeout(_OPEN_WITHIN_SECONDS):
+                await self._following.wait()
+        except TimeoutError as error:
+            raise Unavailable("the scheduler cannot read its change log yet") from error
         earlier = self._by_worker.get(stream.worker_id)
         if earlier is not None:
             self._streams.pop(earlier.stream_id, None)
@@ -209,6 +221,11 @@ class Dispatcher:
     def note_missed(self) -> None:
         """Another replica made jobs ready that nobody here waits for; look for them when somebody does."""
         self._missed = True
+
+    def follow(self) -> None:
+        """From now on `gone` and `offer` are told what other replicas do."""
+        self._following.set()
+        self.rescan()
 
     def rescan(self) -> None:
         """Reads the heads of all backlogs again, for jobs that no event told this replica about."""

@@ -104,16 +104,17 @@ class ForeignChanges:
         self._position: int | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        while not await wait_for_event(stop, self._interval):
+        while not stop.is_set():
             try:
                 await self.follow()
             except Exception:
                 logger.exception("foreign_changes_failed")
+            await wait_for_event(stop, self._interval)
 
     async def follow(self) -> None:
         if self._position is None:
             self._position = await self._log.position()
-            self._dispatcher.rescan()
+            self._dispatcher.follow()
         full = True
         while full:
             changes = await self._log.read(self._position, limit=_BATCH, foreign_only=True)

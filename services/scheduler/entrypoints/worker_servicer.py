@@ -53,7 +53,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         stream = LeaseStream(
             worker_id=request.worker_id, types=request.types, max_in_flight=request.max_in_flight, held=held
         )
-        self._dispatcher.open(stream)
+        await self._dispatcher.open(stream)
         orderly = False
         try:
             yield pb.LeaseJobsResponse(opened=self._opened(stream))

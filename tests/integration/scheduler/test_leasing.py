@@ -249,6 +249,14 @@ async def test_completion_at_another_replica_gives_the_worker_room(scheduler_url
             assert await stream.take(1, within=3)
 
 
+async def test_completion_right_after_the_start_of_a_replica_is_not_overlooked(scheduler_url):
+    async with serving(scheduler_url) as old, serving(scheduler_url, foreign_poll_seconds=1.0) as new:
+        await builders.create(old, 2)
+        async with builders.leasing(new, max_in_flight=1) as stream:
+            await builders.complete(old, *await stream.take(1))
+            assert await stream.take(1, within=5)
+
+
 @pytest.mark.parametrize("state", ["crashed", "drained"])
 async def test_job_of_a_replica_that_is_gone_is_not_lost(scheduler_url, state):
     async with serving(scheduler_url, accept_timeout_seconds=0.4) as survivor:
