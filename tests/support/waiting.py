@@ -11,7 +11,7 @@ INTERVAL_SECONDS = 0.02
 Result = TypeVar("Result")
 
 
-async def eventually(check: Callable[[], Result | Awaitable[Result]], *, within: float = 10.0) -> Result:
+async def eventually(check: Callable[[], Result | Awaitable[Result]], *, within: float = 30.0) -> Result:
     """Repeats `check` until its answer is true, and returns that answer.
 
     A check may be sync or async. An AssertionError counts as "not yet", so that a check can be written as a test is;
