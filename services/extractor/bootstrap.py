@@ -202,6 +202,7 @@ def _stranded(parts: _Parts, wake: Wake) -> StrandedVersions:
         jobs=SchedulerClient(parts.scheduler),
         wake=wake,
         new_id=parts.new_id,
+        rng=parts.rng,
         older_than=timedelta(seconds=parts.settings.stranded_after_seconds),
     )
 

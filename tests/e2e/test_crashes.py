@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deploy.local.process import State
-from tests.e2e.conftest import Scristill
-from tests.e2e.invariants import Peers, check_at_rest
+from tests.support.command import Scristill
+from tests.support.invariants import Peers, check_at_rest
 from tests.support.local_stack import LocalStack
 from tests.support.waiting import eventually
 
@@ -41,9 +41,9 @@ def library(tmp_path: Path) -> Path:
 async def test_an_ingest_survives_the_death_of_every_service(
     stack: LocalStack, scristill: Scristill, peers: Peers, library: Path
 ) -> None:
-    (created,) = await scristill("project", "create", "crashes")
+    (created,) = await scristill.answer("project", "create", "crashes")
     project_id = created["project_id"]
-    await scristill("ingest", library, "--project", "crashes")
+    await scristill.answer("ingest", library, "--project", "crashes")
 
     for share, name in enumerate(SERVICES, start=1):
         await _until_extracted(peers, project_id, share * FILES // 6)
@@ -52,7 +52,7 @@ async def test_an_ingest_survives_the_death_of_every_service(
         os.kill(killed, signal.SIGKILL)
         await _until_restarted(stack, name, killed)
 
-    await scristill("ingest", library, "--project", "crashes", "--follow")
+    await scristill.answer("ingest", library, "--project", "crashes", "--follow")
     rest = await check_at_rest(peers, project_id)
     assert rest.sources == {"SOURCE_STATE_EXTRACTED": FILES, "SOURCE_STATE_SKIPPED": 2}
     skipped = {Path(s.uri).name: s.message async for s in peers.list_sources(project_id) if s.reason}

@@ -3,28 +3,28 @@
 import json
 from pathlib import Path
 
-from tests.e2e.conftest import ROOT, Scristill
-from tests.e2e.invariants import Peers, check_at_rest
+from tests.support.command import ROOT, Scristill
+from tests.support.invariants import Peers, check_at_rest
 
 CORPUS = ROOT / "deploy/demo/corpus"
 
 
 async def _project(scristill: Scristill, name: str) -> str:
-    (created,) = await scristill("project", "create", name)
+    (created,) = await scristill.answer("project", "create", name)
     return str(created["project_id"])
 
 
 async def test_the_demo_corpus_becomes_facts_that_are_grounded_and_indexed(scristill: Scristill, peers: Peers) -> None:
     project_id = await _project(scristill, "corpus")
 
-    await scristill("ingest", CORPUS, "--project", "corpus", "--follow")
+    await scristill.answer("ingest", CORPUS, "--project", "corpus", "--follow")
 
     rest = await check_at_rest(peers, project_id)
     assert rest.sources == {"SOURCE_STATE_EXTRACTED": len(list(CORPUS.iterdir()))}
     sources = {Path(source.uri).name: source async for source in peers.list_sources(project_id)}
     assert all(source.extraction_count >= 3 for source in sources.values())
     for query in json.loads((ROOT / "deploy/demo/queries.json").read_text()):
-        hits = await scristill("search", query["question"], "--project", "corpus", "--limit", "1")
+        hits = await scristill.answer("search", query["question"], "--project", "corpus", "--limit", "1")
         best = hits[0]["hits"][0]
         assert best["content"]["source_uri"].endswith(query["source"])
         assert query["quote_contains"] in best["content"]["evidence"]["quote"]
@@ -33,10 +33,10 @@ async def test_the_demo_corpus_becomes_facts_that_are_grounded_and_indexed(scris
 async def test_the_same_files_again_change_nothing(scristill: Scristill, peers: Peers, tmp_path: Path) -> None:
     project_id = await _project(scristill, "again")
     (tmp_path / "a.md").write_text("# Ships\n\nThe steamer Concordia was built in Bergen in 1907.\n")
-    await scristill("ingest", tmp_path, "--project", "again", "--follow")
+    await scristill.answer("ingest", tmp_path, "--project", "again", "--follow")
     before = {fact.extraction_id: fact.version async for fact in peers.stream_facts(project_id)}
 
-    await scristill("ingest", tmp_path, "--project", "again", "--follow")
+    await scristill.answer("ingest", tmp_path, "--project", "again", "--follow")
 
     assert {fact.extraction_id: fact.version async for fact in peers.stream_facts(project_id)} == before
     await check_at_rest(peers, project_id)
@@ -46,10 +46,10 @@ async def test_a_new_version_replaces_the_old_facts(scristill: Scristill, peers:
     project_id = await _project(scristill, "versions")
     page = tmp_path / "a.md"
     page.write_text("The steamer Concordia was built in Bergen in 1907. Captain Holm commanded the Concordia.\n")
-    await scristill("ingest", page, "--project", "versions", "--follow")
+    await scristill.answer("ingest", page, "--project", "versions", "--follow")
 
     page.write_text("The steamer Concordia was built in Oslo in 1908. Captain Holm commanded the Concordia.\n")
-    await scristill("ingest", page, "--project", "versions", "--follow")
+    await scristill.answer("ingest", page, "--project", "versions", "--follow")
 
     statements = " ".join([fact.statement async for fact in peers.stream_facts(project_id)])
     assert "Oslo" in statements

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT
+from tests.support.command import ROOT
 from tests.support.local_stack import LocalStack
 
 RECIPES = re.findall(r"^\$ (.+)$", (ROOT / "docs/grpcurl.md").read_text(), re.MULTILINE)

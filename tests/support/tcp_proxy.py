@@ -15,6 +15,7 @@ class TcpProxy:
 
     - `cut`: existing connections are reset, new ones as soon as they are accepted;
     - `stall`: connections stay open and new ones are accepted, but not a byte moves, as behind a dead router;
+    - `mute`: what is asked arrives and is obeyed, but no answer comes back;
     - `delay(seconds)`: each piece of data arrives so much later.
 
     `reset_connections` is a single blow: the next connection works.
@@ -30,6 +31,8 @@ class TcpProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._answering = asyncio.Event()
+        self._answering.set()
         self._is_cut = False
         self._delay = 0.0
 
@@ -62,6 +65,9 @@ class TcpProxy:
     def stall(self) -> None:
         self._flowing.clear()
 
+    def mute(self) -> None:
+        self._answering.clear()
+
     def delay(self, seconds: float) -> None:
         self._delay = seconds
 
@@ -69,6 +75,7 @@ class TcpProxy:
         self._is_cut = False
         self._delay = 0.0
         self._flowing.set()
+        self._answering.set()
 
     def reset_connections(self) -> None:
         for writer in self._writers:
@@ -101,8 +108,8 @@ class TcpProxy:
             writers.add(upstream_writer)
             self._writers.add(upstream_writer)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, upstream_writer))
-                group.create_task(self._pump(upstream_reader, writer))
+                group.create_task(self._pump(reader, upstream_writer, self._flowing))
+                group.create_task(self._pump(upstream_reader, writer, self._flowing, self._answering))
         except* OSError:
             # One side is gone; the other learns it by the reset below.
             pass
@@ -111,18 +118,19 @@ class TcpProxy:
             for each in writers:
                 reset(each)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *gates: asyncio.Event) -> None:
         while chunk := await reader.read(CHUNK_BYTES):
-            await self._pass()
+            await self._pass(gates)
             writer.write(chunk)
             await writer.drain()
-        await self._pass()
+        await self._pass(gates)
         writer.write_eof()
 
-    async def _pass(self) -> None:
+    async def _pass(self, gates: tuple[asyncio.Event, ...]) -> None:
         if self._delay:
             await asyncio.sleep(self._delay)
-        await self._flowing.wait()
+        for gate in gates:
+            await gate.wait()
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

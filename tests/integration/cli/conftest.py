@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli.command import ROOT, Scristill
 from tests.integration.cli.contract import Contract
+from tests.support.command import ROOT, Scristill
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from scristill.scheduler.v1.job_pb2 import Job, JobState
 
-from tests.integration.cli.command import Scristill, documents, finished
 from tests.integration.cli.contract import Contract
+from tests.support.command import Scristill, documents, finished
 from tests.support.waiting import eventually
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from scristill.extractor.v1.source_pb2 import SourceState
 
 from services.shared.errors import InvalidRequest, ResourceExhausted
-from tests.integration.cli.command import Scristill, documents, finished
 from tests.integration.cli.contract import Contract
+from tests.support.command import Scristill, documents, finished
 from tests.support.waiting import eventually
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy.demo.run import CORPUS
-from tests.integration.cli.command import Scristill, finished
+from tests.support.command import Scristill, finished
 from tests.support.local_stack import LocalStack, local_stack
 from tests.support.waiting import eventually
 

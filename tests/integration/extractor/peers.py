@@ -264,7 +264,7 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
 
 @dataclass(slots=True, kw_only=True)
 class ScriptedScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
-    """Keeps what it is asked to create and to cancel. `down` calls fail."""
+    """Keeps what it is asked to create and to cancel. `down` calls fail; None among `changes` ends their watch."""
 
     created: dict[str, Any] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
@@ -272,6 +272,7 @@ class ScriptedScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     refuse_all: bool = False
     jobs: dict[str, job_pb2.Job] = field(default_factory=dict)
     traces: list[str] = field(default_factory=list)
+    changes: asyncio.Queue[job_pb2.Job | None] = field(default_factory=asyncio.Queue)
 
     async def CreateJobs(
         self, request: job_pb.CreateJobsRequest, context: grpc.aio.ServicerContext
@@ -303,6 +304,15 @@ class ScriptedScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         del context
         wanted = [self.jobs[job_id] for job_id in request.filter.job_ids if job_id in self.jobs]
         return job_pb.ListJobsResponse(jobs=wanted)
+
+    async def WatchJobs(
+        self, request: job_pb.WatchJobsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[job_pb.WatchJobsResponse]:
+        del context
+        yield job_pb.WatchJobsResponse(opened=job_pb.WatchOpened())
+        while (job := await self.changes.get()) is not None:
+            if job.state in request.filter.states and job.type in request.filter.types:
+                yield job_pb.WatchJobsResponse(event=job_pb.JobEvent(job=job))
 
 
 @asynccontextmanager

@@ -1,6 +1,5 @@
 """The RPCs over real gRPC, checks of the contract included. Nothing is extracted unless a test says so."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 from uuid import uuid4
@@ -478,16 +477,3 @@ class TestDeletion:
 
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert await desk.facts(project) == []
-
-    async def test_an_upload_that_is_cancelled_stores_nothing(self, extractor: Extractor) -> None:
-        project_id = await extractor.project()
-        call = extractor.sources.UploadSource()
-        header = source_service_pb2.UploadHeader(project_id=project_id, spec=source_pb2.SourceSpec(uri="file:///a"))
-        await call.write(source_service_pb2.UploadSourceRequest(header=header))
-        await call.write(source_service_pb2.UploadSourceRequest(chunk=b"half of it"))
-
-        call.cancel()
-
-        await asyncio.sleep(0.3)
-        page = await extractor.sources.ListSources(source_service_pb2.ListSourcesRequest(project_id=project_id))
-        assert list(page.sources) == []

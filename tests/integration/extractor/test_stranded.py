@@ -1,6 +1,7 @@
 """No source stays open in silence when its job is gone."""
 
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
 import pytest
@@ -13,20 +14,33 @@ from services.extractor.domain.source import Source, SourceState
 from services.shared.errors import Reason
 from services.shared.grpc.channel import connect
 from services.shared.ids import Uuid7
-from tests.integration.extractor.conftest import Desk
+from tests.integration.extractor.conftest import Desk, running
 from tests.integration.extractor.peers import ScriptedScheduler
+from tests.support.waiting import eventually
+
+MakeStranded = Callable[[timedelta], StrandedVersions]
 
 
 @pytest.fixture
-async def stranded(peers: str, desk: Desk) -> AsyncIterator[StrandedVersions]:
+async def make_stranded(peers: str, desk: Desk) -> AsyncIterator[MakeStranded]:
     async with connect(peers) as channel:
-        yield StrandedVersions(
-            unit_of_work=desk.unit_of_work,
-            jobs=SchedulerClient(channel),
-            wake=desk.woken.append,
-            new_id=Uuid7(),
-            older_than=timedelta(),
-        )
+
+        def make(older_than: timedelta) -> StrandedVersions:
+            return StrandedVersions(
+                unit_of_work=desk.unit_of_work,
+                jobs=SchedulerClient(channel),
+                wake=desk.woken.append,
+                new_id=Uuid7(),
+                rng=random.Random(7),
+                older_than=older_than,
+            )
+
+        yield make
+
+
+@pytest.fixture
+def stranded(make_stranded: MakeStranded) -> StrandedVersions:
+    return make_stranded(timedelta())
 
 
 async def _waiting(desk: Desk) -> Source:
@@ -84,3 +98,25 @@ async def test_an_intent_that_waits_is_no_stranded_source(desk: Desk, stranded: 
     await stranded.sweep()
 
     assert (await desk.queries.get(source.source_id)).job_id == source.job_id
+
+
+async def test_a_job_that_is_cancelled_before_it_ran_ends_its_source_as_soon_as_the_scheduler_tells(
+    desk: Desk, scheduler: ScriptedScheduler, make_stranded: MakeStranded
+) -> None:
+    """Long before the sweep would look at it, and over a watch that breaks."""
+    first, second = await _waiting(desk), await desk.ingest(await desk.project(), "Bob wrote books.", uri="file:///b")
+    await desk.execute("DELETE FROM extractor.outbox")
+
+    async with running(make_stranded(timedelta(hours=1)).run):
+        for source in (first, second):
+            cancelled = job_pb2.Job(job_id=str(source.job_id), type="extract", state=job_pb2.JOB_STATE_CANCELLED)
+            scheduler.changes.put_nowait(cancelled)
+            scheduler.changes.put_nowait(None)
+            await eventually(lambda source=source: _failed(desk, source))
+
+    stored = await desk.queries.get(first.source_id)
+    assert (stored.reason, stored.message) == (Reason.CANCELLED_BY_CALLER, "the job was cancelled")
+
+
+async def _failed(desk: Desk, source: Source) -> bool:
+    return (await desk.queries.get(source.source_id)).state is SourceState.FAILED

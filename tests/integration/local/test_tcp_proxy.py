@@ -83,6 +83,24 @@ async def test_a_stalled_connection_stays_open_and_delivers_after_the_stall():
         assert await answer == b"late"
 
 
+async def test_mute_lets_questions_pass_and_loses_their_answers_with_the_connection():
+    heard = asyncio.Queue[bytes]()
+
+    async def answer(reader, writer):
+        heard.put_nowait(await reader.readexactly(5))
+        writer.write(b"done")
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, TcpProxy(*server.sockets[0].getsockname()) as proxy, connected(proxy) as (reader, writer):
+        proxy.mute()
+        writer.write(b"write")
+
+        assert await heard.get() == b"write"
+        proxy.reset_connections()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1)
+
+
 async def test_reset_connections_spares_the_next_one():
     async with echo_behind_proxy() as proxy:
         async with connected(proxy) as connection:

@@ -1,6 +1,6 @@
 """The scheduler as the outbox sees it: jobs are created and cancelled, each as often as it takes."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -23,6 +23,7 @@ EXTRACT = "extract"
 _PRIORITY = 5
 _MAX_ATTEMPTS = 5
 _TIMEOUT = 30.0
+_BAD_STATES = (job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_DEAD, job_pb2.JOB_STATE_FAILED)
 
 
 class SchedulerClient:
@@ -55,6 +56,15 @@ class SchedulerClient:
             response = await self._stub.ListJobs(request, timeout=_TIMEOUT)
         known = {UUID(job.job_id): _ending(job) for job in response.jobs}
         return {job_id: known.get(job_id, JobEnding(fate=JobFate.LOST)) for job_id in job_ids}
+
+    async def ending_badly(self) -> AsyncIterator[tuple[UUID, JobEnding]]:
+        request = pb.WatchJobsRequest(filter=pb.JobFilter(types=[EXTRACT], states=_BAD_STATES))
+        with remote_errors(PEER):
+            async for response in self._stub.WatchJobs(request):
+                if response.WhichOneof("frame") == "event" and not response.event.deleted:
+                    job = response.event.job
+                    yield UUID(job.job_id), _ending(job)
+        raise RemoteError(peer=PEER, code=Code.UNAVAILABLE, message="the watch has ended")
 
 
 def _ending(job: job_pb2.Job) -> JobEnding:

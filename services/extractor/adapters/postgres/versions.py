@@ -126,6 +126,7 @@ _STRANDED = text("""
 SELECT v.source_id, v.version, v.job_id, v.fence
   FROM extractor.source_versions v JOIN extractor.sources s USING (source_id)
  WHERE v.end_time IS NULL AND s.update_time < now() - CAST(:older_than AS interval)
+   AND (CAST(:job_ids AS uuid[]) IS NULL OR v.job_id = ANY(CAST(:job_ids AS uuid[])))
    AND NOT EXISTS (SELECT FROM extractor.outbox o WHERE o.topic = 'job' AND o.key = v.job_id)
  ORDER BY s.update_time LIMIT :limit
 """)
@@ -247,9 +248,12 @@ class PostgresVersions:
         result = await self._transaction.execute(_DURATION, {"source_id": source_id, "version": version})
         return result.scalar_one_or_none()
 
-    async def stranded(self, *, older_than: timedelta, limit: int) -> list[VersionRef]:
-        """Versions that are open although nothing has moved for so long and no intent waits."""
-        result = await self._transaction.execute(_STRANDED, {"older_than": older_than, "limit": limit})
+    async def stranded(
+        self, *, older_than: timedelta, limit: int, job_ids: Sequence[UUID] | None = None
+    ) -> list[VersionRef]:
+        """Versions, of these jobs or any, that are open although nothing has moved for so long and no intent waits."""
+        parameters = {"older_than": older_than, "limit": limit, "job_ids": None if job_ids is None else list(job_ids)}
+        result = await self._transaction.execute(_STRANDED, parameters)
         return [
             VersionRef(source_id=row.source_id, version=row.version, job_id=row.job_id, fence=row.fence)
             for row in result

@@ -1,4 +1,4 @@
-"""The command as a process of its own."""
+"""The `scristill` command as a process of its own."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "services.cli"]
 WITHIN = 60.0
 
@@ -46,6 +46,12 @@ class Scristill:
 
     async def __call__(self, *arguments: object) -> Finished:
         return await finished(await self.start(*arguments), within=self.within)
+
+    async def answer(self, *arguments: object) -> list[dict[str, Any]]:
+        """The JSON documents that it prints; fails unless it succeeds."""
+        done = await self(*arguments, "--json")
+        assert done.code == 0, f"{arguments}: {done.code}\n{done.stderr}"
+        return done.documents
 
 
 async def finished(process: asyncio.subprocess.Process, *, within: float = WITHIN) -> Finished:
