@@ -124,5 +124,9 @@ bench-search: .venv/.bench ## What fusing dense and sparse search is worth
 sim: .venv/.all ## A million steps of the protocol between PostgreSQL and Qdrant under faults
 	@$(PY) -m tests.sim
 
-.PHONY: bench-scheduler bench-pool bench-gateway bench-indexer bench-search sim
+chaos: .venv/.all ## Faults on real processes: an hour of outages, kills, restores and seeded schedules
+	@CHAOS=long $(PY) -m pytest tests/chaos
+	@$(PY) -m tests.chaos
+
+.PHONY: bench-scheduler bench-pool bench-gateway bench-indexer bench-search sim chaos
 .PHONY: help setup demo up down protos protos-check docs requirements lint types architecture test

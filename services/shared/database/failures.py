@@ -25,6 +25,9 @@ def is_connection_lost(error: BaseException) -> bool:
         return True
     origin = error.orig if isinstance(error, InterfaceError | OperationalError) else error
     cause = getattr(origin, "__cause__", None) or origin
+    if isinstance(cause, asyncpg.InternalClientError):
+        # The server has said good-bye on an idle connection, and the socket has not been closed yet.
+        return "cannot switch to state" in str(cause)
     if isinstance(cause, asyncpg.InterfaceError):
         # The driver's class for misuse as well, which is our fault.
         return "closed" in str(cause)

@@ -1,0 +1,95 @@
+"""An engine is restarted, comes back from an older copy, or with nothing: the stores find together again."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import copies
+from tests.chaos.scene import Scene
+
+pytestmark = pytest.mark.timeout(900)
+
+
+async def test_qdrant_restarted_from_an_older_copy(scene: Scene, tmp_path: Path) -> None:
+    qdrant, data = scene.machine["qdrant"], scene.machine.layout.home.qdrant
+    async with scene.load():
+        await qdrant.stop()
+        copies.cold_copy(data, tmp_path / "copy")
+        await qdrant.start()
+        await scene.library.delete(min(scene.library.shelf.texts))
+        await scene.indexes(20)
+        await qdrant.kill()
+        copies.replace_by(data, tmp_path / "copy")
+        await qdrant.start()
+    await scene.check(repairs=True)
+
+
+async def test_qdrant_wiped(scene: Scene) -> None:
+    qdrant, data = scene.machine["qdrant"], scene.machine.layout.home.qdrant
+    async with scene.load():
+        await qdrant.kill()
+        shutil.rmtree(data)
+        data.mkdir()
+        await qdrant.start()
+    await scene.check(repairs=True)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+async def test_postgres_restarted(scene: Scene, end: str) -> None:
+    postgres = scene.machine["postgres"]
+    async with scene.load():
+        for _ in range(scene.form.repeats):
+            await getattr(postgres, end)()
+            await asyncio.sleep(scene.form.down_seconds / scene.form.repeats)
+            await postgres.start()
+            await scene.indexes(10)
+    await scene.check()
+
+
+async def test_postgres_restored_to_an_earlier_time_is_noticed_and_reconciled_by_itself(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """What was written after that time is gone from the index; what was deleted after it is back."""
+    postgres, cluster = scene.machine["postgres"], scene.machine.postgres
+    await scene.library.add(8)
+    await scene.rest()
+    earlier, run = scene.library.copy(), await scene.last_run()
+    await copies.base_copy(cluster, tmp_path / "copy")
+    async with scene.load():
+        await scene.library.delete(min(earlier.texts))
+        await scene.library.edit(max(earlier.texts))
+    await scene.rest()
+
+    await postgres.kill()
+    copies.recover(cluster, tmp_path / "copy")
+    scene.library.go_back_to(earlier)
+    await postgres.start()
+    async with scene.load():
+        await scene.library.edit(max(earlier.texts))
+
+    await scene.reconciled_since(run)
+    await scene.check()
+
+
+async def test_postgres_started_from_an_older_copy_of_its_files(scene: Scene, tmp_path: Path) -> None:
+    """No other timeline tells of it; versions that were issued twice do."""
+    postgres, cluster = scene.machine["postgres"], scene.machine.postgres
+    await scene.library.add(8)
+    await scene.rest()
+    earlier = scene.library.copy()
+    await postgres.stop()
+    copies.cold_copy(cluster.data, tmp_path / "copy")
+    await postgres.start()
+    async with scene.load():
+        await scene.library.delete(min(earlier.texts))
+    await scene.rest()
+
+    await postgres.kill()
+    copies.replace_by(cluster.data, tmp_path / "copy")
+    scene.library.go_back_to(earlier)
+    await postgres.start()
+    async with scene.load():
+        await scene.library.edit(max(earlier.texts))
+    await scene.check(repairs=True)
