@@ -21,12 +21,17 @@ class ExampleSettings(ServiceSettings):
     greeting: str = Field(default="hello", description="What it says.")
 
 
+def say(line: str) -> None:
+    """In one write: workers share the output, and `print` writes the end of a line by itself."""
+    os.write(1, f"{line}\n".encode())
+
+
 @asynccontextmanager
 async def bootstrap(settings: ExampleSettings, runtime: Runtime) -> AsyncIterator[Service]:
     async def tick(stop: asyncio.Event) -> None:
-        print("loop started", flush=True)
+        say("loop started")
         await stop.wait()
-        print("loop stopped", flush=True)
+        say("loop stopped")
 
     async def crash(stop: asyncio.Event) -> None:
         await runtime.drain.sleep(0.2)
@@ -34,19 +39,19 @@ async def bootstrap(settings: ExampleSettings, runtime: Runtime) -> AsyncIterato
 
     async def watch_drain(stop: asyncio.Event) -> None:
         await runtime.drain.wait()
-        print("drain started", flush=True)
+        say("drain started")
         await stop.wait()
 
     loops = [Loop(name="tick", run=tick), Loop(name="drain", run=watch_drain)]
     if "EXAMPLE_TEST_CRASH" in os.environ:
         loops.append(Loop(name="crash", run=crash))
-    print("opened", flush=True)
+    say("opened")
     if "EXAMPLE_TEST_HANG" in os.environ:
         await asyncio.Event().wait()
     try:
         yield Service(registrations=[], loops=loops)
     finally:
-        print("closed", flush=True)
+        say("closed")
 
 
 if __name__ == "__main__":
