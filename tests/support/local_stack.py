@@ -24,7 +24,11 @@ STOP_WITHIN = 40.0
 
 
 def free_ports() -> dict[str, str]:
-    return {port.variable: str(free_port()) for port in PORTS.values()}
+    """All different: the system may offer the same free port twice."""
+    numbers: set[int] = set()
+    while len(numbers) < len(PORTS):
+        numbers.add(free_port())
+    return {port.variable: str(number) for port, number in zip(PORTS.values(), numbers, strict=True)}
 
 
 @dataclass(slots=True, kw_only=True)

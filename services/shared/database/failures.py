@@ -7,8 +7,9 @@ from services.shared.errors import ServiceError, Unavailable
 
 # Rolled back by the server without fault of the statement: the command may run again.
 _RETRYABLE_STATES = frozenset({"40001", "40P01", "55P03"})
-# Connection exceptions, operator intervention, insufficient resources.
-_OUTAGE_CLASSES = ("08", "53", "57P")
+# Connection exceptions, operator intervention, insufficient resources; and a server that takes no writes, because it
+# is a standby or still in recovery: another connection may lead to the one that does.
+_OUTAGE_CLASSES = ("08", "53", "57P", "25006")
 
 
 def postgres_outage(error: BaseException) -> ServiceError | None:

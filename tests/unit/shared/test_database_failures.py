@@ -12,6 +12,7 @@ SHUTTING_DOWN = asyncpg.CannotConnectNowError("the database system is shutting d
 GOOD_BYE_ON_AN_IDLE_CONNECTION = asyncpg.InternalClientError(
     "cannot switch to state 12; another operation (2) is in progress"
 )
+STANDBY = asyncpg.ReadOnlySQLTransactionError("cannot execute UPDATE in a read-only transaction")
 DRIVER_BUG = asyncpg.InternalClientError("unexpected message type")
 
 
@@ -21,6 +22,7 @@ DRIVER_BUG = asyncpg.InternalClientError("unexpected message type")
         SHUTTING_DOWN,
         DBAPIError(None, None, AsyncAdapt_asyncpg_dbapi.Error("away", SHUTTING_DOWN)),
         GOOD_BYE_ON_AN_IDLE_CONNECTION,
+        STANDBY,
         ConnectionResetError(),
     ],
 )
