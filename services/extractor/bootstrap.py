@@ -233,6 +233,7 @@ def _reconciliation(parts: _Parts, index: IndexAuditClient, wake: Wake) -> Recon
         period=timedelta(seconds=settings.reconcile_period_seconds),
         orphan_after=timedelta(seconds=settings.orphan_after_seconds),
         pace=settings.reconcile_points_per_second,
+        look=timedelta(seconds=settings.reconcile_look_seconds),
     )
 
 

@@ -14,6 +14,7 @@ restore_command = 'false'
 recovery_target = 'immediate'
 recovery_target_action = 'promote'
 """
+STANDBY = "restore_command = 'false'"
 
 
 async def base_copy(cluster: Postgres, target: Path) -> None:
@@ -36,10 +37,27 @@ def cold_copy(data: Path, target: Path) -> None:
 
 def recover(cluster: Postgres, copy: Path) -> None:
     """Puts a base copy in place of the data of a stopped cluster, to be recovered when it starts."""
+    _put_in_place(cluster, copy, signal="recovery.signal", settings=RECOVERY)
+
+
+def become_standby(cluster: Postgres, copy: Path) -> None:
+    """As `recover`, but it starts as a standby that has heard nothing since the copy, until it is promoted."""
+    _put_in_place(cluster, copy, signal="standby.signal", settings=STANDBY)
+
+
+async def promote(cluster: Postgres) -> None:
+    connection = await asyncpg.connect(cluster.url(role=SUPERUSER, database="postgres"), timeout=10)
+    try:
+        assert await connection.fetchval("SELECT pg_promote()", timeout=60)
+    finally:
+        await connection.close(timeout=10)
+
+
+def _put_in_place(cluster: Postgres, copy: Path, *, signal: str, settings: str) -> None:
     replace_by(cluster.data, copy)
-    (cluster.data / "recovery.signal").touch()
-    with (cluster.data / "postgresql.auto.conf").open("a") as settings:
-        settings.write(RECOVERY)
+    (cluster.data / signal).touch()
+    with (cluster.data / "postgresql.auto.conf").open("a") as file:
+        file.write(settings)
 
 
 def replace_by(data: Path, copy: Path) -> None:

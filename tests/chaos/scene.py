@@ -23,9 +23,12 @@ from tests.support.invariants import Peers, check_at_rest
 from tests.support.machine import Machine, running_machine
 from tests.support.waiting import eventually
 
+LOOK_SECONDS = 0.1
+QDRANT_TIMEOUT_SECONDS = 2
 SETTINGS = {
-    "INDEXER_QDRANT_TIMEOUT_SECONDS": "2",
+    "INDEXER_QDRANT_TIMEOUT_SECONDS": str(QDRANT_TIMEOUT_SECONDS),
     "EXTRACTOR_RELAY_LEASE_SECONDS": "5",
+    "EXTRACTOR_RECONCILE_LOOK_SECONDS": "2",
 }
 """Shorter than in production, so that what waits for them ends within a test."""
 
@@ -105,7 +108,7 @@ class Scene:
         async def reached() -> bool:
             return (await self.consistency(project_id)).indexed_count >= floor
 
-        await eventually(reached, within=self.form.rest_within)
+        await eventually(reached, within=self.form.rest_within, every=LOOK_SECONDS)
 
     async def waits(self, intents: int = 20) -> None:
         """Waits until the fault is felt: so many intents cannot leave."""
@@ -113,7 +116,7 @@ class Scene:
         async def backed_up() -> bool:
             return (await self.consistency(self.library.project_id)).pending_intent_count >= intents
 
-        await eventually(backed_up, within=self.form.rest_within)
+        await eventually(backed_up, within=self.form.rest_within, every=LOOK_SECONDS)
 
     async def last_run(self) -> str:
         """Of the newest reconciliation that has ended well."""
@@ -125,7 +128,7 @@ class Scene:
         async def newer() -> bool:
             return await self.last_run() != run_id
 
-        await eventually(newer, within=self.form.rest_within)
+        await eventually(newer, within=self.form.rest_within, every=LOOK_SECONDS)
 
     async def live_points(self) -> list[Point]:
         return await live_points(self.world.qdrant, self.library.project_id)
@@ -139,7 +142,7 @@ class Scene:
             assert (open_jobs := await self._open_jobs()) == [], open_jobs
             return True
 
-        await eventually(resting, within=self.form.rest_within)
+        await eventually(resting, within=self.form.rest_within, every=LOOK_SECONDS)
 
     async def check(self, *, repairs: bool = False) -> None:
         """At rest all is true; with `repairs`, after a reconciliation that may have found something."""

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.chaos.scene import Scene
+from tests.chaos.scene import LOOK_SECONDS, QDRANT_TIMEOUT_SECONDS, Scene
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(900)
@@ -34,8 +34,9 @@ async def test_qdrant_answers_with_timeouts_whose_write_did_land(scene: Scene) -
     async with scene.load():
         for _ in range(scene.form.repeats):
             wire.mute()
-            await scene.waits()
-            await asyncio.sleep(scene.form.down_seconds / scene.form.repeats)
+            await scene.library.add(6)
+            await _written_without_acknowledgement(scene)
+            await asyncio.sleep(QDRANT_TIMEOUT_SECONDS + 1)
             # What Qdrant had to say is lost; the next requests get through.
             wire.reset_connections()
             wire.resume()
@@ -84,4 +85,4 @@ async def _written_without_acknowledgement(scene: Scene) -> None:
         points = await scene.live_points()
         return len(points) > (await scene.consistency(scene.library.project_id)).indexed_count + 10
 
-    await eventually(ahead, within=scene.form.rest_within)
+    await eventually(ahead, within=scene.form.rest_within, every=LOOK_SECONDS)

@@ -48,10 +48,14 @@ async def test_postgres_restarted(scene: Scene, end: str) -> None:
     await scene.check()
 
 
-async def test_postgres_restored_to_an_earlier_time_is_noticed_and_reconciled_by_itself(
-    scene: Scene, tmp_path: Path
+@pytest.mark.parametrize("way", ["recovered", "failed over"])
+async def test_postgres_at_an_earlier_time_is_noticed_and_reconciled_by_itself(
+    scene: Scene, tmp_path: Path, way: str
 ) -> None:
-    """What was written after that time is gone from the index; what was deleted after it is back."""
+    """What was written after that time is gone from the index; what was deleted after it is back.
+
+    It is recovered from a base backup, or a standby is promoted that had fallen behind.
+    """
     postgres, cluster = scene.machine["postgres"], scene.machine.postgres
     await scene.library.add(8)
     await scene.rest()
@@ -63,9 +67,14 @@ async def test_postgres_restored_to_an_earlier_time_is_noticed_and_reconciled_by
     await scene.rest()
 
     await postgres.kill()
-    copies.recover(cluster, tmp_path / "copy")
     scene.library.go_back_to(earlier)
-    await postgres.start()
+    if way == "recovered":
+        copies.recover(cluster, tmp_path / "copy")
+        await postgres.start()
+    else:
+        copies.become_standby(cluster, tmp_path / "copy")
+        await postgres.start()
+        await copies.promote(cluster)
     async with scene.load():
         await scene.library.edit(max(earlier.texts))
 

@@ -17,20 +17,38 @@ TIMED_OUT = 124
 WITHIN = 60.0
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-async def test_recipe(stack: LocalStack, recipe: str) -> None:
+async def run(command: str) -> tuple[int | None, str, str]:
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = re.sub(r":(740[1-4])\b", lambda match: f":{stack.environ[PORTS[int(match[1])]]}", recipe)
-
     process = await asyncio.create_subprocess_exec(
         "bash", "-c", command, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(WITHIN):
         stdout, stderr = await process.communicate()
+    return process.returncode, stdout.decode(), stderr.decode()
 
-    expected = TIMED_OUT if command.startswith("timeout") else 0
-    assert process.returncode == expected, stderr.decode()
+
+@pytest.mark.parametrize("recipe", RECIPES)
+async def test_recipe(stack: LocalStack, recipe: str) -> None:
+    command = re.sub(r":(740[1-4])\b", lambda match: f":{stack.environ[PORTS[int(match[1])]]}", recipe)
+
+    code, stdout, stderr = await run(command)
+
+    assert code == (TIMED_OUT if command.startswith("timeout") else 0), stderr
     assert stdout or stderr
+
+
+@pytest.mark.parametrize("port", PORTS.values())
+async def test_all_that_a_service_lists_is_described(stack: LocalStack, port: str) -> None:
+    grpcurl = f"grpcurl -plaintext 127.0.0.1:{stack.environ[port]}"
+    code, listed, stderr = await run(f"{grpcurl} list")
+    assert code == 0, stderr
+    services = [name for name in listed.split() if name.startswith("scristill.")]
+    assert len(services) >= 2
+
+    code, described, stderr = await run(" && ".join(f"{grpcurl} describe {name}" for name in services))
+
+    assert code == 0, stderr
+    assert all(f"{name} is a service" in described for name in services)
 
 
 def test_every_service_is_listed_described_and_called() -> None:

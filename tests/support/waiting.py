@@ -11,8 +11,10 @@ INTERVAL_SECONDS = 0.02
 Result = TypeVar("Result")
 
 
-async def eventually(check: Callable[[], Result | Awaitable[Result]], *, within: float = 30.0) -> Result:
-    """Repeats `check` until its answer is true, and returns that answer.
+async def eventually(
+    check: Callable[[], Result | Awaitable[Result]], *, within: float = 30.0, every: float = INTERVAL_SECONDS
+) -> Result:
+    """Repeats `check`, with pauses of `every` seconds, until its answer is true, and returns that answer.
 
     A check may be sync or async. An AssertionError counts as "not yet", so that a check can be written as a test is;
     any other error ends the wait at once. When the time is up, the last AssertionError or the last answer is raised.
@@ -30,4 +32,4 @@ async def eventually(check: Callable[[], Result | Awaitable[Result]], *, within:
             return answer
         if time.monotonic() > deadline:
             raise failure or AssertionError(f"not so within {within} s; the last answer was {answer!r}")
-        await asyncio.sleep(INTERVAL_SECONDS)
+        await asyncio.sleep(every)

@@ -139,9 +139,13 @@ SELECT p.project_id,
   FROM extractor.projects p
 """)
 
+# The timeline that is written to now. The control file tells that of the last checkpoint, which after the promotion of
+# a standby may be minutes old.
 _NOTICE_TIMELINE = text("""
 INSERT INTO extractor.timeline AS t (system_identifier, timeline_id)
-SELECT CAST(s.system_identifier AS text), c.timeline_id FROM pg_control_system() s, pg_control_checkpoint() c
+SELECT CAST(s.system_identifier AS text),
+       CAST(CAST('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS bit(32)) AS integer)
+  FROM pg_control_system() s
 ON CONFLICT (only_row) DO UPDATE
    SET system_identifier = EXCLUDED.system_identifier, timeline_id = EXCLUDED.timeline_id, notice_time = now()
  WHERE (t.system_identifier, t.timeline_id) <> (EXCLUDED.system_identifier, EXCLUDED.timeline_id)
