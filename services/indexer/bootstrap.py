@@ -1,5 +1,6 @@
 """The only wiring of the indexer: what is opened here is closed in reverse order."""
 
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from services.indexer.application.metrics import IntakeMetrics
 from services.indexer.application.search_facts import SearchFacts
 from services.indexer.application.switch_epochs import SwitchEpochs
 from services.indexer.application.vectors import Vectorizer
+from services.indexer.domain.epochs import Naming
 from services.indexer.entrypoints.credit import Credit
 from services.indexer.entrypoints.indexer_servicer import IndexerServicer
 from services.indexer.entrypoints.mapping import IntentReader
@@ -100,7 +102,7 @@ def _core(settings: IndexerSettings, runtime: Runtime, qdrant: QdrantConnection,
         store=store,
         embedder=embedder,
         clock=runtime.clock,
-        prefix=settings.collection_prefix,
+        name=_naming(settings),
         model=settings.embedding_model,
         view_seconds=settings.epoch_view_seconds,
     )
@@ -121,6 +123,10 @@ def _core(settings: IndexerSettings, runtime: Runtime, qdrant: QdrantConnection,
     )
 
 
+def _naming(settings: IndexerSettings) -> Naming:
+    return lambda number: f"{settings.collection_prefix}_e{number}_{secrets.token_hex(4)}"
+
+
 def _indexer(core: Core, intake: Intake, metrics: IntakeMetrics) -> IndexerServicer:
     settings, clock = core.settings, core.runtime.clock
     return IndexerServicer(
@@ -132,7 +138,7 @@ def _indexer(core: Core, intake: Intake, metrics: IntakeMetrics) -> IndexerServi
             store=core.store,
             scanner=core.scanner,
             clock=clock,
-            prefix=settings.collection_prefix,
+            name=_naming(settings),
             settle_seconds=2 * settings.epoch_view_seconds,
         ),
         reader=IntentReader(max_content_bytes=settings.max_content_bytes),
@@ -174,9 +180,7 @@ def _collector(core: Core) -> TombstoneCollector:
         clock=core.runtime.clock,
         retention=timedelta(hours=core.settings.tombstone_retention_hours),
         interval=timedelta(seconds=core.settings.tombstone_interval_seconds),
-        collected=core.runtime.metrics.counter(
-            "scristill_indexer_tombstones_collected_total", "Tombstones removed after their retention."
-        ),
+        metrics=core.runtime.metrics,
     )
 
 

@@ -26,7 +26,7 @@ class IndexerSettings(ServiceSettings):
     collection_prefix: str = Field(
         default="facts",
         pattern=r"^[a-z][a-z0-9_-]{0,62}$",
-        description="Alias of the epoch that is searched; collections are `<prefix>_e<epoch>`.",
+        description="Alias of the epoch that is searched; collections are `<prefix>_e<epoch>_<random>`.",
     )
     epoch_view_seconds: float = Field(
         default=5.0, gt=0, le=60, description="How old a replica's knowledge of the epochs may be when it writes."

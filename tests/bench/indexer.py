@@ -172,7 +172,7 @@ async def against_raw_client(stack: Stack, corpus: Corpus, count: int) -> dict[s
         vectors_config=dense,
         sparse_vectors_config={"bm25": models.SparseVectorParams(modifier=models.Modifier.IDF)},
     )
-    for name, schema in (await client.get_collection(f"{stack.instant_prefix}_e1")).payload_schema.items():
+    for name, schema in (await client.get_collection(stack.instant_prefix)).payload_schema.items():
         await client.create_payload_index("raw_whole", name, schema.data_type, wait=True)
     make = whole_point(Bm25Encoder(language="english", average_length=20.0))
     rates: dict[str, list[float]] = {"known": [], "whole": [], "small": []}

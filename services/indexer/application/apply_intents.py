@@ -1,6 +1,10 @@
 """Applies one batch of intents to every epoch that takes writes, and says truthfully what became of each.
 
-The order is: newest intent per fact, vectors, conditional write, read back, verdict. The
+The order is: newest intent per fact, vectors for every epoch, conditional write, read
+back, verdict. An intent that the epoch that is searched refuses leaves a tombstone of its
+version in all of them: what the index said of the fact before is not true any more, and
+no epoch may keep it. An epoch that is not searched, and whose model alone refuses a text,
+holds the fact without a dense vector, so that it becomes whole all the same. The
 first write has one guard for all of the batch, the lowest of its versions; that is exact
 for new facts and, as versions grow, for nearly all edits. What it held back is written
 again under guards of its own.
@@ -10,20 +14,25 @@ replica is told so, and one whose write is in doubt is never called applied.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import structlog
 
 from services.indexer.application.epochs import Epochs
 from services.indexer.application.ports import FactStore, PointWrite, SparseEncoder, WriteRefused
 from services.indexer.application.vectors import Vectorizer
 from services.indexer.domain.epochs import Epoch
-from services.indexer.domain.errors import CollectionMissing
+from services.indexer.domain.errors import CollectionMissing, TextRefused
 from services.indexer.domain.fact import FactId, Intent, PointState
 from services.indexer.domain.identity import embedding_id
 from services.indexer.domain.outcome import Ack, acknowledge, rejected, retry
 from services.indexer.domain.versions import Verdict, judge, overwrites, winners
 from services.shared.errors import InvalidRequest, ServiceError
 
+logger = structlog.stdlib.get_logger(__name__)
+
 Key = tuple[FactId, int]
+Vectors = Mapping[FactId, Sequence[float] | ServiceError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,22 +55,40 @@ class ApplyIntents:
     async def __call__(self, intents: Sequence[Intent]) -> list[Ack]:
         """One acknowledgement per intent, in the same order. No failure of a store or a model is raised."""
         results: dict[int, EpochResult] = {}
+        decided: dict[Key, ServiceError] = {}
         try:
             catalogue = await self._epochs.view()
             # An epoch that was created meanwhile takes these intents too, before anything is acknowledged.
             while behind := [epoch for epoch in catalogue.writable if epoch.number not in results]:
-                results |= await self._to_epochs(behind, intents)
+                vectors = await self._vectors(behind, winners(intents))
+                if not results:
+                    decided = _decisions(winners(intents), vectors[catalogue.serving.number])
+                results |= await self._to_epochs(behind, intents, vectors, decided)
                 catalogue = await self._epochs.view()
         except ServiceError as error:
             return [retry(intent, error) for intent in intents]
         written = {epoch.number: results[epoch.number] for epoch in catalogue.writable}
         serving = catalogue.serving.number
-        return [_join(position, intent, written, serving=serving) for position, intent in enumerate(intents)]
+        return [_join(position, intent, written, decided, serving) for position, intent in enumerate(intents)]
 
-    async def _to_epochs(self, epochs: Sequence[Epoch], intents: Sequence[Intent]) -> dict[int, EpochResult]:
+    async def _vectors(self, epochs: Sequence[Epoch], newest: Sequence[Intent]) -> Mapping[int, Vectors]:
+        async with asyncio.TaskGroup() as group:
+            tasks = {epoch.number: group.create_task(self._vectorizer.dense(epoch, newest)) for epoch in epochs}
+        return {number: task.result() for number, task in tasks.items()}
+
+    async def _to_epochs(
+        self,
+        epochs: Sequence[Epoch],
+        intents: Sequence[Intent],
+        vectors: Mapping[int, Vectors],
+        decided: Mapping[Key, ServiceError],
+    ) -> dict[int, EpochResult]:
         """Applies to all of the epochs at once, waits for all, and raises the first failure."""
         async with asyncio.TaskGroup() as group:
-            tasks = {epoch.number: group.create_task(self._attempt(epoch, intents)) for epoch in epochs}
+            tasks = {
+                epoch.number: group.create_task(self._attempt(epoch, intents, vectors[epoch.number], decided))
+                for epoch in epochs
+            }
         results: dict[int, EpochResult] = {}
         for number, task in tasks.items():
             result = task.result()
@@ -70,9 +97,11 @@ class ApplyIntents:
             results[number] = result
         return results
 
-    async def _attempt(self, epoch: Epoch, intents: Sequence[Intent]) -> EpochResult | ServiceError:
+    async def _attempt(
+        self, epoch: Epoch, intents: Sequence[Intent], vectors: Vectors, decided: Mapping[Key, ServiceError]
+    ) -> EpochResult | ServiceError:
         try:
-            return await self.to_epoch(epoch, intents)
+            return await self._to_epoch(epoch, intents, vectors, decided)
         except ServiceError as error:
             if isinstance(error, CollectionMissing):
                 self._epochs.forget()
@@ -80,14 +109,27 @@ class ApplyIntents:
 
     async def to_epoch(self, epoch: Epoch, intents: Sequence[Intent]) -> EpochResult:
         """Applies the batch to one epoch. Raises when the store did, with the outcome unknown."""
+        vectors = await self._vectorizer.dense(epoch, winners(intents))
+        return await self._to_epoch(epoch, intents, vectors, {})
+
+    async def _to_epoch(
+        self, epoch: Epoch, intents: Sequence[Intent], vectors: Vectors, decided: Mapping[Key, ServiceError]
+    ) -> EpochResult:
         newest = winners(intents)
         points = {intent.fact_id: embedding_id(epoch.number, intent.fact_id) for intent in newest}
-        vectors = await self._vectorizer.dense(epoch, newest)
         failures: dict[Key, ServiceError] = {}
         writes: list[PointWrite] = []
         for intent in newest:
             vector = vectors.get(intent.fact_id, ())
-            if isinstance(vector, ServiceError):
+            decision = decided.get(_key(intent))
+            if decision is not None and _is_final(intent, decision):
+                writes.append(self._point(replace(intent, content=None), points[intent.fact_id], ()))
+            elif decision is not None:
+                failures[_key(intent)] = decision
+            elif isinstance(vector, TextRefused):
+                logger.warning("fact_without_vector", epoch=epoch.number, fact_id=intent.fact_id)
+                writes.append(self._point(intent, points[intent.fact_id], ()))
+            elif isinstance(vector, ServiceError):
                 failures[_key(intent)] = vector
             else:
                 writes.append(self._point(intent, points[intent.fact_id], vector))
@@ -142,12 +184,33 @@ def _key(intent: Intent) -> Key:
     return intent.fact_id, intent.version
 
 
-def _join(position: int, intent: Intent, by_epoch: Mapping[int, EpochResult], *, serving: int) -> Ack:
+def _decisions(newest: Sequence[Intent], vectors: Vectors) -> dict[Key, ServiceError]:
+    """Why the epoch that is searched does not take an intent now; then no epoch takes it."""
+    found = ((_key(intent), intent.refusal or vectors.get(intent.fact_id)) for intent in newest)
+    return {key: error for key, error in found if isinstance(error, ServiceError)}
+
+
+def _is_final(intent: Intent, error: ServiceError) -> bool:
+    """Whether the content itself is at fault, so that this version will never be in the index."""
+    return intent.refusal is not None or isinstance(error, TextRefused)
+
+
+def _join(
+    position: int,
+    intent: Intent,
+    by_epoch: Mapping[int, EpochResult],
+    decided: Mapping[Key, ServiceError],
+    serving: int,
+) -> Ack:
     verdicts = {number: result.verdicts[position] for number, result in by_epoch.items()}
+    decision = decided.get(_key(intent))
+    if decision is not None and _is_final(intent, decision) and set(verdicts.values()) == {Verdict.COLLISION}:
+        # Its tombstone is what stands there.
+        return rejected(intent, decision)
     if Verdict.NOT_WRITTEN in verdicts.values():
         failures = (result.failures.get(_key(intent)) for result in by_epoch.values())
         failure = next((each for each in failures if each is not None), None)
         if failure is not None:
             # Without a delay the error says that sending the same thing again cannot help.
             return rejected(intent, failure) if failure.retry_delay is None else retry(intent, failure)
-    return acknowledge(intent, verdicts, embedding_id=by_epoch[serving].points[intent.fact_id])
+    return acknowledge(intent, verdicts, serving=serving, embedding_id=by_epoch[serving].points[intent.fact_id])

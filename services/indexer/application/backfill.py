@@ -17,6 +17,7 @@ from services.indexer.application.apply_intents import ApplyIntents
 from services.indexer.application.epochs import Epochs
 from services.indexer.application.ports import FactStore, PointScanner
 from services.indexer.domain.epochs import Epoch, EpochState
+from services.indexer.domain.errors import CollectionMissing
 from services.indexer.domain.fact import StoredPoint
 from services.indexer.domain.identity import BUCKET_COUNT, embedding_id
 from services.indexer.domain.versions import Verdict, overwrites
@@ -54,6 +55,8 @@ class Backfill:
             try:
                 await self.fill(stop)
             except ServiceError as error:
+                if isinstance(error, CollectionMissing):
+                    self._epochs.forget()
                 logger.warning("backfill_interrupted", reason=error.reason.name, message=error.message)
 
     async def fill(self, stop: asyncio.Event) -> int:

@@ -10,7 +10,7 @@ import asyncio
 import structlog
 
 from services.indexer.application.ports import Embedder, EpochStore
-from services.indexer.domain.epochs import Catalogue, Model
+from services.indexer.domain.epochs import Catalogue, Model, Naming
 from services.shared.clock import Clock
 from services.shared.errors import ServiceError
 from services.shared.lifecycle import wait_for_event
@@ -26,12 +26,12 @@ class Epochs:
     """`model` is that of the first epoch; empty takes the gateway's default."""
 
     def __init__(
-        self, *, store: EpochStore, embedder: Embedder, clock: Clock, prefix: str, model: str, view_seconds: float
+        self, *, store: EpochStore, embedder: Embedder, clock: Clock, name: Naming, model: str, view_seconds: float
     ) -> None:
         self._store = store
         self._embedder = embedder
         self._clock = clock
-        self._prefix = prefix
+        self._name = name
         self._model = model
         self._view_seconds = view_seconds
         self._view: Catalogue | None = None
@@ -85,7 +85,7 @@ class Epochs:
     async def _create_first(self) -> Catalogue:
         model = await self.probe(self._model)
         now = self._clock.now()
-        first = Catalogue().create(model=model, prefix=self._prefix, now=now, request_id=_FIRST_REQUEST)
+        first = Catalogue().create(model=model, name=self._name, now=now, request_id=_FIRST_REQUEST)
         created = await self._store.replace(first)
         return first if created else await self._store.load()
 

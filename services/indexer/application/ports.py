@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from services.indexer.domain.digest import Shares
 from services.indexer.domain.epochs import Catalogue, Epoch
 from services.indexer.domain.fact import Intent, PointState, StoredPoint
 from services.indexer.domain.search import Hit, Query, Ranked
@@ -91,12 +92,16 @@ class FactStore(Protocol):
 
 
 class PointScanner(Protocol):
-    def scan(
-        self, epoch: Epoch, *, buckets: Collection[int] | None = None, full: bool = False
-    ) -> AsyncIterator[Sequence[StoredPoint]]:
-        """Pages of points in the order of their ids, all of them or those of some buckets.
+    def scan(self, epoch: Epoch, *, buckets: Collection[int] | None = None) -> AsyncIterator[Sequence[StoredPoint]]:
+        """Pages of points in the order of their ids, all of them or those of some buckets."""
+        ...
 
-        Without `full`, project and source are left empty, which reads less.
+    def shares(
+        self, epoch: Epoch, *, buckets: Collection[int] | None = None, as_epoch: int | None = None
+    ) -> AsyncIterator[Shares]:
+        """The same pages as shares of their buckets' digests, which reads and makes less.
+
+        `as_epoch` counts every point as one of that epoch, so that two epochs can be compared.
         """
         ...
 

@@ -15,7 +15,7 @@ import structlog
 from services.indexer.application.epochs import Epochs
 from services.indexer.application.ports import EpochStore, PointScanner
 from services.indexer.domain.digest import DigestTable
-from services.indexer.domain.epochs import Catalogue, Epoch, EpochState
+from services.indexer.domain.epochs import Catalogue, Epoch, EpochState, Naming
 from services.indexer.domain.errors import EpochGateOpen
 from services.shared.clock import Clock
 from services.shared.errors import RequestIdReused, Unavailable
@@ -37,14 +37,14 @@ class SwitchEpochs:
         store: EpochStore,
         scanner: PointScanner,
         clock: Clock,
-        prefix: str,
+        name: Naming,
         settle_seconds: float,
     ) -> None:
         self._epochs = epochs
         self._store = store
         self._scanner = scanner
         self._clock = clock
-        self._prefix = prefix
+        self._name = name
         self._settle = timedelta(seconds=settle_seconds)
 
     async def create(self, *, model: str, request_id: str) -> Epoch:
@@ -62,7 +62,7 @@ class SwitchEpochs:
             if catalogue.created_by(request_id) is not None:
                 return catalogue
             now = self._clock.now()
-            return catalogue.create(model=probed, prefix=self._prefix, now=now, request_id=request_id)
+            return catalogue.create(model=probed, name=self._name, now=now, request_id=request_id)
 
         catalogue = await self._change(add)
         created = next(epoch for epoch in catalogue.epochs if epoch.request_id == request_id)
@@ -101,7 +101,15 @@ class SwitchEpochs:
             if await self._store.replace(changed):
                 self._epochs.forget()
                 return changed
+            await self._abandon(changed, current)
         raise Unavailable.of("qdrant")
+
+    async def _abandon(self, changed: Catalogue, current: Catalogue) -> None:
+        """Another transition was faster: nobody will ever know the collection that was made for this one."""
+        known = {epoch.collection for epoch in current.epochs}
+        for epoch in changed.epochs:
+            if epoch.collection not in known:
+                await self._store.drop_collection(epoch)
 
     async def _require_whole(self, epoch: Epoch) -> None:
         age = self._clock.now() - epoch.created
@@ -131,8 +139,6 @@ class SwitchEpochs:
     async def _table(self, epoch: Epoch, buckets: list[int] | None) -> DigestTable:
         """Digests of the facts alone: the epoch is left out, so that two epochs can be compared."""
         table = DigestTable()
-        async for points in self._scanner.scan(epoch, buckets=buckets):
-            for point in points:
-                if not point.tombstone:
-                    table.add(fact_id=point.fact_id, version=point.version, content_hash=point.content_hash, epoch=0)
+        async for shares in self._scanner.shares(epoch, buckets=buckets, as_epoch=0):
+            table.add(shares.live)
         return table

@@ -1,17 +1,20 @@
 """Bucket digests: the order-free fingerprint by which Qdrant and PostgreSQL are compared.
 
 The digest of a bucket is the XOR over its live points of
-SHA-256(fact id as 16 bytes, version as 8 bytes big endian, content hash, epoch as 8 bytes big endian),
-cut to 16 bytes. Tombstones do not count.
+SHA-256(fact id as 16 bytes, version as 8 bytes big endian, content hash, epoch as 8 bytes big endian,
+project id as 16 bytes), cut to 16 bytes. Tombstones do not count.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from struct import Struct
+from typing import NamedTuple
+from uuid import UUID
 
 from services.indexer.domain.fact import FactId
-from services.indexer.domain.identity import BUCKET_COUNT, bucket_of
+from services.indexer.domain.identity import BUCKET_COUNT
 
 DIGEST_BYTES = 16
 
@@ -25,11 +28,34 @@ class BucketDigest:
     point_count: int
 
 
-def point_digest(*, fact_id: FactId, version: int, content_hash: bytes, epoch: int) -> int:
-    """The share of one point, as a big-endian integer."""
+class Share(NamedTuple):
+    """What one live point adds to its bucket; a tuple, because a scan makes one of every point there is."""
+
+    bucket: int
+    digest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """Of one page of a scan: the shares of its live points, and how many others there were."""
+
+    live: Sequence[Share]
+    tombstone_count: int
+
+
+def point_digest(*, fact_id: FactId, version: int, content_hash: bytes, epoch: int, project_id: str) -> int:
+    """The share of one point, as a big-endian integer. A project that is no UUID counts as nothing."""
     identity = bytes.fromhex(fact_id.replace("-", ""))
-    content = identity + _INT64(version) + content_hash + _INT64(epoch)
+    content = identity + _INT64(version) + content_hash + _INT64(epoch) + _project(project_id)
     return int.from_bytes(sha256(content).digest()[:DIGEST_BYTES])
+
+
+@lru_cache(maxsize=4096)
+def _project(project_id: str) -> bytes:
+    try:
+        return UUID(project_id).bytes
+    except ValueError:
+        return b""
 
 
 class DigestTable:
@@ -39,11 +65,10 @@ class DigestTable:
         self._digests = [0] * BUCKET_COUNT
         self._counts = [0] * BUCKET_COUNT
 
-    def add(self, *, fact_id: FactId, version: int, content_hash: bytes, epoch: int) -> None:
-        """Counts one live point."""
-        bucket = bucket_of(fact_id)
-        self._digests[bucket] ^= point_digest(fact_id=fact_id, version=version, content_hash=content_hash, epoch=epoch)
-        self._counts[bucket] += 1
+    def add(self, shares: Iterable[Share]) -> None:
+        for bucket, digest in shares:
+            self._digests[bucket] ^= digest
+            self._counts[bucket] += 1
 
     @property
     def point_count(self) -> int:

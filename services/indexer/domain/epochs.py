@@ -8,14 +8,22 @@
 All epochs but dropped ones take every write, exactly one is searched, and at most one
 is being built. The catalogue is one value that is replaced as a whole, under a
 revision that grows by one: two replicas cannot both carry out a transition.
+
+A number is unique in its catalogue, a collection in all of them: where Qdrant was
+restored or wiped, numbers come again, and requests on their way to the collection of an
+epoch that is forgotten must not find that of another model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
 from services.indexer.domain.errors import EpochGateOpen, EpochNotWritable, NoServingEpoch
+
+Naming = Callable[[int], str]
+"""Gives a new name for the collection of an epoch of that number, another one each time."""
 
 
 class EpochState(StrEnum):
@@ -80,7 +88,7 @@ class Catalogue:
     def created_by(self, request_id: str) -> Epoch | None:
         return next((epoch for epoch in self.epochs if epoch.request_id == request_id), None)
 
-    def create(self, *, model: Model, prefix: str, now: datetime, request_id: str) -> Self:
+    def create(self, *, model: Model, name: Naming, now: datetime, request_id: str) -> Self:
         """Adds an epoch; the first one of all serves at once, as there is nothing to fill it from."""
         building = next((epoch for epoch in self.epochs if epoch.state is EpochState.BUILDING), None)
         if building is not None:
@@ -91,7 +99,7 @@ class Catalogue:
             state=EpochState.SERVING if self.empty else EpochState.BUILDING,
             model=model.name,
             dimension=model.dimension,
-            collection=f"{prefix}_e{number}",
+            collection=name(number),
             created=now,
             request_id=request_id,
         )

@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NewType
 
+from services.shared.errors import ServiceError
+
 FactId = NewType("FactId", str)
 
 
@@ -48,7 +50,10 @@ class FactContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """`content` is set for every upsert. `vector` is empty unless the caller knew it already."""
+    """`content` is set for every upsert, unless `refusal` says why it cannot be in the index.
+
+    `vector` is empty unless the caller knew it already.
+    """
 
     fact_id: FactId
     version: int
@@ -60,6 +65,7 @@ class Intent:
     vector: Sequence[float] = ()
     traceparent: str = ""
     """Of the transaction that stated the intent."""
+    refusal: ServiceError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,13 +21,14 @@ class Outcome(StrEnum):
 class Ack:
     """`failure` is set for REJECTED and RETRY; `epochs` are those in which the intent is durable.
 
-    `embedding_id` names the point in the epoch that is searched, for applied upserts.
+    `embedding_id` names the point in the epoch that is searched, `embedding_epoch`, for applied upserts.
     """
 
     intent: Intent
     outcome: Outcome
     epochs: tuple[int, ...] = ()
     embedding_id: str = ""
+    embedding_epoch: int = 0
     failure: ServiceError | None = None
 
 
@@ -39,7 +40,7 @@ def retry(intent: Intent, failure: ServiceError) -> Ack:
     return Ack(intent=intent, outcome=Outcome.RETRY, failure=failure)
 
 
-def acknowledge(intent: Intent, verdicts: Mapping[int, Verdict], *, embedding_id: str) -> Ack:
+def acknowledge(intent: Intent, verdicts: Mapping[int, Verdict], *, serving: int, embedding_id: str) -> Ack:
     """Joins the verdicts by epoch: an intent is applied only when it is in every epoch that takes writes."""
     found = set(verdicts.values())
     epochs = tuple(epoch for epoch, verdict in verdicts.items() if verdict is Verdict.APPLIED)
@@ -50,5 +51,8 @@ def acknowledge(intent: Intent, verdicts: Mapping[int, Verdict], *, embedding_id
         return Ack(intent=intent, outcome=Outcome.REJECTED, epochs=epochs, failure=failure)
     if Verdict.SUPERSEDED in found:
         return Ack(intent=intent, outcome=Outcome.SUPERSEDED, epochs=epochs)
-    point = embedding_id if intent.operation is Operation.UPSERT else ""
-    return Ack(intent=intent, outcome=Outcome.APPLIED, epochs=epochs, embedding_id=point)
+    if intent.operation is Operation.DELETE:
+        return Ack(intent=intent, outcome=Outcome.APPLIED, epochs=epochs)
+    return Ack(
+        intent=intent, outcome=Outcome.APPLIED, epochs=epochs, embedding_id=embedding_id, embedding_epoch=serving
+    )

@@ -59,22 +59,15 @@ class IntentReader:
         self._max_content_bytes = max_content_bytes
 
     def read(self, message: fact_pb2.FactIntent) -> Intent:
-        """Raises a `ServiceError` for an intent that can never be applied."""
+        """Raises a `ServiceError` for what is no intent. One whose content cannot be indexed comes with its refusal."""
         violations = self._validator.collect_violations(message)
         if violations:
             raise invalid_request(violations)
         operation = _OPERATIONS[message.operation]
-        content = None
+        content = refusal = None
         if operation is Operation.UPSERT:
-            size = message.content.ByteSize()
-            if size > self._max_content_bytes:
-                raise TooLarge(
-                    f"the content has {size} bytes, {self._max_content_bytes} are allowed",
-                    metadata={"limit_bytes": self._max_content_bytes, "size_bytes": size},
-                )
-            if not message.content.statement.strip():
-                raise TextEmpty.of_fact(message.fact_id)
-            content = content_from(message.content)
+            refusal = self._refusal(message)
+            content = content_from(message.content) if refusal is None else None
         return Intent(
             fact_id=FactId(message.fact_id.lower()),
             version=message.version,
@@ -85,7 +78,19 @@ class IntentReader:
             content=content,
             vector=message.vector,
             traceparent=message.traceparent,
+            refusal=refusal,
         )
+
+    def _refusal(self, message: fact_pb2.FactIntent) -> ServiceError | None:
+        size = message.content.ByteSize()
+        if size > self._max_content_bytes:
+            return TooLarge(
+                f"the content has {size} bytes, {self._max_content_bytes} are allowed",
+                metadata={"limit_bytes": self._max_content_bytes, "size_bytes": size},
+            )
+        if not message.content.statement.strip():
+            return TextEmpty.of_fact(message.fact_id)
+        return None
 
 
 def content_from(message: fact_pb2.FactContent) -> FactContent:
@@ -155,6 +160,7 @@ def ack_to(ack: Ack) -> fact_pb2.IntentAck:
         version=ack.intent.version,
         outcome=_OUTCOMES[ack.outcome],
         embedding_id=ack.embedding_id,
+        embedding_epoch=ack.embedding_epoch,
         epochs=ack.epochs,
     )
     if ack.failure is not None:

@@ -98,6 +98,14 @@ class IndexerClient:
         request = indexer_service_pb2.GetIndexStatsRequest(project_id=project_id)
         return await self.indexer.GetIndexStats(request, timeout=10)
 
+    async def collection(self, epoch: int = 0) -> str:
+        """In which Qdrant holds an epoch; 0 is the one that is searched."""
+        return next(
+            each.collection
+            for each in (await self.stats()).epochs
+            if each.epoch == epoch or (not epoch and each.state == fact_pb2.EPOCH_STATE_SERVING)
+        )
+
     async def points(self, *, epoch: int = 0, buckets: Iterable[int] = range(4096)) -> list[fact_pb2.IndexedPoint]:
         request = indexer_service_pb2.ListPointsRequest(epoch=epoch, buckets=buckets)
         frames = [frame async for frame in self.indexer.ListPoints(request, timeout=30)]

@@ -111,6 +111,6 @@ async def qdrant(qdrant_url: str) -> AsyncIterator[AsyncQdrantClient]:
 
 
 @pytest.fixture
-def collection(prefix: str) -> str:
-    """Of the first epoch."""
-    return f"{prefix}_e1"
+async def collection(client: IndexerClient) -> str:
+    """Of the epoch that is searched."""
+    return await client.collection()

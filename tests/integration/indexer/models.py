@@ -23,7 +23,7 @@ DIMENSION = 32
 
 @dataclass(slots=True, kw_only=True)
 class ScriptedModels(pb_grpc.LlmGatewayServiceServicer):
-    """Texts that share words are near each other. `refuse` names texts that no model takes."""
+    """Texts that share words are near each other. `refuse` names texts that no model takes, or one as `model:text`."""
 
     dimensions: dict[str, int] = field(default_factory=lambda: {"hash-1": DIMENSION, "hash-2": DIMENSION})
     default: str = "hash-1"
@@ -51,7 +51,7 @@ class ScriptedModels(pb_grpc.LlmGatewayServiceServicer):
         response = pb.EmbedResponse(model=model, dimension=self.dimensions[model])
         make = self.vector_of or hash_vector
         for text in request.texts:
-            if text in self.refuse:
+            if {text, f"{model}:{text}"} & self.refuse:
                 failure = response.embeddings.add().failure
                 failure.code = grpc.StatusCode.FAILED_PRECONDITION.value[0]
                 failure.reason = error_reason_pb2.ERROR_REASON_PROVIDER_REFUSED

@@ -16,7 +16,7 @@ from services.shared.clock import SystemClock
 from services.shared.errors import OutcomeUnknown
 from services.shared.telemetry.metrics import Metrics
 from tests.integration.indexer.builders import APPLIED, RETRY, IndexerClient, delete, fact_id, upsert
-from tests.integration.indexer.conftest import StartIndexer
+from tests.integration.indexer.conftest import RunningIndexer, StartIndexer
 from tests.support.waiting import eventually
 
 
@@ -98,17 +98,23 @@ async def test_tombstones_go_after_their_retention_and_not_before(start_indexer:
 
         await eventually(collected)
         remaining = {point.fact_id: point.tombstone for point in await running.client.points()}
+        await eventually(lambda: _sample(running, "scristill_indexer_tombstones") == 1)
+        assert _sample(running, "scristill_indexer_tombstones_swept_timestamp_seconds")
 
     assert remaining == {fact_id(10): True, fact_id(11): False}
 
 
+def _sample(running: RunningIndexer, name: str) -> float:
+    return running.metrics.registry.get_sample_value(name) or 0.0
+
+
 async def test_fact_that_came_back_is_not_collected_with_its_old_tombstone(
-    start_indexer: StartIndexer, qdrant_url: str, collection: str, monkeypatch: pytest.MonkeyPatch
+    start_indexer: StartIndexer, qdrant_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the search for old tombstones and their removal the fact returns."""
     async with start_indexer(clock=MovedClock(timedelta(days=-30))) as running:
         await running.client.apply_one(delete(fact_id(1), 2))
-        facts, link, epoch = await _direct(qdrant_url, collection)
+        facts, link, epoch = await _direct(qdrant_url, prefix)
         scroll = link.scroll
 
         async def scroll_then_return(request):
@@ -125,9 +131,8 @@ async def test_fact_that_came_back_is_not_collected_with_its_old_tombstone(
         assert (point.version, point.tombstone) == (3, False)
 
 
-async def _direct(qdrant_url: str, collection: str) -> tuple[QdrantFacts, QdrantConnection, Epoch]:
+async def _direct(qdrant_url: str, prefix: str) -> tuple[QdrantFacts, QdrantConnection, Epoch]:
     link = QdrantConnection(url=qdrant_url, api_key=None, timeout_seconds=10, metrics=Metrics())
-    prefix = collection.removesuffix("_e1")
     epoch = (await QdrantEpochStore(link, prefix=prefix).load()).serving
     return QdrantFacts(link, SystemClock()), link, epoch
 
@@ -136,8 +141,8 @@ async def test_only_one_of_two_transitions_of_the_catalogue_wins(qdrant_url: str
     link = QdrantConnection(url=qdrant_url, api_key=None, timeout_seconds=10, metrics=Metrics())
     store = QdrantEpochStore(link, prefix=prefix)
     now, model = datetime.now(UTC), Model(name="m", dimension=4)
-    one = Catalogue().create(model=model, prefix=prefix, now=now, request_id="one")
-    other = Catalogue().create(model=model, prefix=prefix, now=now, request_id="other")
+    one = Catalogue().create(model=model, name=f"{prefix}_e{{}}".format, now=now, request_id="one")
+    other = Catalogue().create(model=model, name=f"{prefix}_e{{}}".format, now=now, request_id="other")
 
     answers = [await store.replace(one), await store.replace(other)]
 

@@ -151,7 +151,7 @@ async def test_service_comes_up_before_its_dependencies(
 
 
 async def test_wiped_qdrant_is_set_up_again(indexer: RunningIndexer, qdrant, prefix: str) -> None:
-    for name in (f"{prefix}_e1", f"{prefix}_epochs"):
+    for name in (await indexer.client.collection(), f"{prefix}_epochs"):
         await qdrant.delete_collection(name)
 
     await until_applied(indexer.client, upsert(fact_id(1)))

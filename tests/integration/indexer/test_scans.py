@@ -3,6 +3,10 @@
 import hashlib
 from uuid import UUID
 
+import grpc
+import grpc.aio
+import pytest
+from qdrant_client import AsyncQdrantClient
 from scristill.indexer.v1 import indexer_service_pb2
 
 from tests.integration.indexer.builders import PROJECT, IndexerClient, delete, fact_id, new_id, upsert
@@ -14,6 +18,7 @@ def expected_digests(intents, epoch: int = 1) -> dict[int, tuple[bytes, int]]:
     for intent in intents:
         identity = UUID(intent.fact_id)
         content = identity.bytes + intent.version.to_bytes(8) + intent.content_hash + epoch.to_bytes(8)
+        content += UUID(intent.project_id).bytes
         share = int.from_bytes(hashlib.sha256(content).digest()[:16])
         digest, count = buckets.get(identity.int >> 116, (0, 0))
         buckets[identity.int >> 116] = digest ^ share, count + 1
@@ -73,6 +78,24 @@ async def test_points_of_buckets_are_listed_with_tombstones(client: IndexerClien
     live = points[fact_id(3)]
     assert (live.version, live.epoch, live.project_id) == (2, 1, PROJECT)
     assert all(int(each[:3], 16) in buckets for each in points)
+
+
+async def test_wiped_collection_is_seen_as_empty(
+    client: IndexerClient, qdrant: AsyncQdrantClient, collection: str
+) -> None:
+    """Each way of looking must notice by itself: with nothing to write, nobody else does."""
+    await client.apply_one(upsert(fact_id(1)))
+
+    await qdrant.delete_collection(collection)
+    assert (await client.stats()).live_point_count == 0
+    await qdrant.delete_collection(collection)
+    assert (await scan(client))[1].point_count == 0
+    await qdrant.delete_collection(collection)
+
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await client.points()
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert await client.points() == []
 
 
 async def test_stats_count_exactly_and_by_project(client: IndexerClient) -> None:

@@ -71,12 +71,12 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def epochs(store: MemoryStore, clock: ManualClock) -> Epochs:
-    return Epochs(store=store, embedder=OneModel(), clock=clock, prefix="facts", model="", view_seconds=5.0)
+    return Epochs(store=store, embedder=OneModel(), clock=clock, name="facts_e{}".format, model="", view_seconds=5.0)
 
 
 def with_second_epoch(catalogue: Catalogue) -> Catalogue:
     return catalogue.create(
-        model=Model(name="m", dimension=4), prefix="facts", now=datetime.now(UTC), request_id="second"
+        model=Model(name="m", dimension=4), name="facts_e{}".format, now=datetime.now(UTC), request_id="second"
     )
 
 

@@ -15,7 +15,7 @@ MODEL = Model(name="m", dimension=8)
 
 
 def create(catalogue: Catalogue, request_id: str = "r") -> Catalogue:
-    return catalogue.create(model=MODEL, prefix="facts", now=NOW, request_id=request_id)
+    return catalogue.create(model=MODEL, name="facts_e{}".format, now=NOW, request_id=request_id)
 
 
 def states(catalogue: Catalogue) -> list[EpochState]:

@@ -53,7 +53,7 @@ _INDEXES: Mapping[str, qdrant.FieldType.ValueType] = {
 
 
 class QdrantEpochStore:
-    """`prefix` is the public alias; collections are `<prefix>_e<number>` and `<prefix>_epochs`."""
+    """`prefix` is the public alias, `<prefix>_epochs` the collection of the catalogue."""
 
     def __init__(self, connection: QdrantConnection, *, prefix: str) -> None:
         self._connection = connection

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from qdrant_client import grpc as qdrant
 
+from services.indexer.domain.digest import Share, point_digest
 from services.indexer.domain.epochs import Epoch
 from services.indexer.domain.fact import Evidence, FactContent, FactId, Intent, Operation, PointState, StoredPoint
 from services.indexer.domain.identity import bucket_of
@@ -34,8 +35,8 @@ CONFIDENCE = "confidence"
 EXTRACTED_AT = "extracted_at"
 
 STATE_FIELDS = (VERSION, CONTENT_HASH, TOMBSTONE)
-SCAN_FIELDS = (FACT_ID, VERSION, CONTENT_HASH, EPOCH, TOMBSTONE)
-LIST_FIELDS = (*SCAN_FIELDS, PROJECT_ID, SOURCE_ID)
+DIGEST_FIELDS = (FACT_ID, VERSION, CONTENT_HASH, EPOCH, PROJECT_ID, TOMBSTONE)
+LIST_FIELDS = (*DIGEST_FIELDS, SOURCE_ID)
 
 Payload = Mapping[str, qdrant.Value]
 
@@ -104,8 +105,24 @@ def state_of(payload: Payload) -> PointState:
     )
 
 
+def share_of(payload: Payload, as_epoch: int | None) -> Share | None:
+    """What the point adds to the digest of its bucket; None for a tombstone."""
+    if payload[TOMBSTONE].bool_value:
+        return None
+    fact_id = FactId(payload[FACT_ID].string_value)
+    return Share(
+        bucket_of(fact_id),
+        point_digest(
+            fact_id=fact_id,
+            version=payload[VERSION].integer_value,
+            content_hash=bytes.fromhex(payload[CONTENT_HASH].string_value),
+            epoch=payload[EPOCH].integer_value if as_epoch is None else as_epoch,
+            project_id=text(payload, PROJECT_ID),
+        ),
+    )
+
+
 def stored_point(embedding_id: str, payload: Payload) -> StoredPoint:
-    """Fields that were not asked for come out empty."""
     return StoredPoint(
         embedding_id=embedding_id,
         fact_id=FactId(payload[FACT_ID].string_value),
