@@ -95,7 +95,7 @@ async def bootstrap(settings: ExtractorSettings, runtime: Runtime) -> AsyncGener
 
         index = IndexAuditClient(parts.indexer)
         reconciliation = _reconciliation(parts, index, wake)
-        jobs, facts = _job_relay(parts), _fact_relay(parts, suspect=reconciliation.suspect)
+        jobs, facts = _job_relay(parts), _fact_relay(parts)
         wakers |= {Topic.JOB: jobs.wake, Topic.FACT: facts.wake}
         loops: dict[str, Callable[[asyncio.Event], Awaitable[None]]] = {
             "job-relay": jobs.run,
@@ -150,11 +150,11 @@ def _job_relay(parts: _Parts) -> JobRelay:
     )
 
 
-def _fact_relay(parts: _Parts, *, suspect: Callable[[], None]) -> FactRelay:
+def _fact_relay(parts: _Parts) -> FactRelay:
     return FactRelay(
         unit_of_work=parts.unit_of_work,
         indexer=IndexerClient(parts.indexer, client_id=parts.runtime.instance),
-        settle=SettleFacts(unit_of_work=parts.unit_of_work, rng=parts.rng, suspect=suspect),
+        settle=SettleFacts(unit_of_work=parts.unit_of_work, rng=parts.rng),
         settings=_relay_settings(parts),
         rng=parts.rng,
         metrics=parts.runtime.metrics,
@@ -229,7 +229,6 @@ def _reconciliation(parts: _Parts, index: IndexAuditClient, wake: Wake) -> Recon
         ),
         unit_of_work=parts.unit_of_work,
         wake=wake,
-        clock=parts.runtime.clock,
         period=timedelta(seconds=settings.reconcile_period_seconds),
         orphan_after=timedelta(seconds=settings.orphan_after_seconds),
         pace=settings.reconcile_points_per_second,

@@ -7,9 +7,9 @@ from hashlib import sha256
 from uuid import UUID
 
 from services.extractor.application.ports import IndexAudit, UnitOfWork, Wake
+from services.extractor.application.sources import delete_source
 from services.extractor.domain.outbox import Topic
 from services.extractor.domain.reconciliation import bucket_of
-from services.shared.telemetry.tracing import current_traceparent
 
 _LOOK_SECONDS = 0.1
 _BUCKETS_TOGETHER = 256
@@ -26,6 +26,8 @@ class DeletionCertificate:
     cached_result_count: int
     remaining_point_count: int
     fact_digest: bytes
+    token: str
+    """By which a search sees that they are gone."""
 
 
 class CertifyDeletion:
@@ -40,12 +42,10 @@ class CertifyDeletion:
         The wait ends with the deadline of the caller; what was deleted stays deleted.
         """
         async with self._unit_of_work() as repositories:
-            sources = await repositories.sources.lock([source_id])
+            await repositories.sources.lock([source_id])
             fact_ids = await repositories.facts.ids(source_id)
             chunk_count, result_count = await repositories.sources.count_chunks(source_id)
-            traceparent = current_traceparent()
-            await repositories.facts.delete(sources, traceparent=traceparent)
-            await repositories.sources.delete(sources, traceparent=traceparent)
+            deleted = await delete_source(repositories, source_id)
         self._wake(Topic.FACT)
         self._wake(Topic.JOB)
         await self._acknowledged(fact_ids)
@@ -57,6 +57,7 @@ class CertifyDeletion:
             cached_result_count=result_count,
             remaining_point_count=remaining,
             fact_digest=sha256(b"".join(fact_id.bytes for fact_id in fact_ids)).digest(),
+            token=deleted.token,
         )
 
     async def _acknowledged(self, fact_ids: Sequence[UUID]) -> None:

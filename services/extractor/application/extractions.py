@@ -5,6 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from services.extractor.application.ports import UnitOfWork, Wake
+from services.extractor.application.tokens import issue_token
 from services.extractor.domain.extraction import (
     Consistency,
     Entity,
@@ -64,9 +65,14 @@ class OutboxControl:
         self._unit_of_work = unit_of_work
         self._wake = wake
 
-    async def consistency(self, project_id: UUID | None) -> Consistency:
+    async def consistency(self, project_id: UUID | None) -> tuple[Consistency, str]:
+        """Counts of one project, with a token for what was counted; or of all, without."""
         async with self._unit_of_work() as repositories:
-            return await repositories.extractions.consistency(project_id)
+            counts = await repositories.extractions.consistency(project_id)
+            token = await issue_token(repositories.markers, project_id) if project_id else ""
+        if token:
+            self._wake(Topic.FACT)
+        return counts, token
 
     async def dead_letters(
         self, *, project_id: UUID | None, after: tuple[datetime, UUID] | None, limit: int

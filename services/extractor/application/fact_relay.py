@@ -28,6 +28,8 @@ logger = structlog.stdlib.get_logger(__name__)
 
 _RECONNECT = Backoff(initial=timedelta(milliseconds=200), maximum=timedelta(seconds=5))
 _FINISH_SECONDS = 5.0
+_HELD_UP = timedelta(seconds=1)
+_MARKER_LOOK = timedelta(milliseconds=25)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,33 +45,54 @@ class RelaySettings:
 
 @dataclass(slots=True, kw_only=True)
 class _Flight:
-    """What was sent on one stream and is not acknowledged."""
+    """What was sent on one stream and is not settled.
+
+    An acknowledgement names a fact and a version, so that of these only one statement may be under way: a restored
+    database may issue a version again for another one.
+    """
 
     limit: int
     sent: dict[UUID, FactIntent] = field(default_factory=dict[UUID, FactIntent])
+    settling: dict[UUID, FactIntent] = field(default_factory=dict[UUID, FactIntent])
+    """Acknowledged, but not yet recorded."""
     closing: bool = False
+    markers_behind: bool = False
+    """Somebody waits for facts to be acknowledged, perhaps to another relay."""
+
+    @property
+    def size(self) -> int:
+        return len(self.sent) + len(self.settling)
 
     @property
     def room(self) -> int:
-        return self.limit - len(self.sent)
+        return self.limit - self.size
 
-    def answered(self, acknowledgements: Sequence[Acknowledgement]) -> list[Acknowledgement]:
-        """Those that are about what is in flight; the others answer what was given up before."""
-        return [
-            each
-            for each in acknowledgements
-            if (sent := self.sent.get(each.fact_id)) is not None and sent.intent.version == each.version
-        ]
+    def take(self, acknowledgements: Sequence[Acknowledgement]) -> list[Acknowledgement]:
+        """Those that are about what is in flight, to be settled; the others answer what was given up before."""
+        taken: list[Acknowledgement] = []
+        for each in acknowledgements:
+            sent = self.sent.get(each.fact_id)
+            if sent is not None and sent.intent.version == each.version:
+                self.settling[each.fact_id] = self.sent.pop(each.fact_id)
+                taken.append(each)
+        return taken
 
-    def add(self, leased: Sequence[FactIntent]) -> list[FactIntent]:
-        """Notes what is to be sent. What is in flight already, leased again because it took long, is left out."""
-        fresh = [each for each in leased if not self._has(each.intent)]
-        self.sent |= {each.intent.key: each for each in leased}
-        return fresh
+    def add(self, leased: Sequence[FactIntent]) -> tuple[list[FactIntent], list[Intent]]:
+        """Notes what was leased: what is to be sent, and what must wait for the answer to something else.
 
-    def _has(self, intent: Intent) -> bool:
-        known = self.sent.get(intent.key)
-        return known is not None and known.intent.version == intent.version
+        What is in flight already, leased again because it took long, is not sent again.
+        """
+        fresh: list[FactIntent] = []
+        waiting: list[Intent] = []
+        for each in leased:
+            known = self.sent.get(each.intent.key)
+            if known is None or known.intent.version < each.intent.version:
+                fresh.append(each)
+            elif not _same(known, each):
+                waiting.append(each.intent)
+                continue
+            self.sent[each.intent.key] = each
+        return fresh, waiting
 
 
 class FactRelay:
@@ -137,19 +160,23 @@ class FactRelay:
             if leased:
                 await session.send(leased)
             else:
-                await wait_for_event(self._awake, self._settings.poll.total_seconds())
+                pause = min(_MARKER_LOOK, self._settings.poll) if flight.markers_behind else self._settings.poll
+                await wait_for_event(self._awake, pause.total_seconds())
 
     async def _lease(self, flight: _Flight) -> list[FactIntent]:
         async with self._unit_of_work() as repositories:
+            flight.markers_behind = await repositories.markers.release()
             ready, replaced = await repositories.outbox.lease_facts(
                 owner=self._settings.owner,
                 limit=min(self._settings.batch_size, flight.room),
                 lease=self._settings.lease,
             )
-            if replaced:
-                await repositories.outbox.postpone(Topic.FACT, [_returned(intent) for intent in replaced])
-        fresh = flight.add(ready)
-        self._in_flight.set(len(flight.sent))
+            fresh, waiting = flight.add(ready)
+            if replaced or waiting:
+                returned = [_returned(intent) for intent in replaced]
+                returned += [_returned(intent, delay=_HELD_UP) for intent in waiting]
+                await repositories.outbox.postpone(Topic.FACT, returned)
+        self._in_flight.set(flight.size)
         return fresh
 
     async def _read(self, session: IndexSession, flight: _Flight) -> None:
@@ -164,12 +191,12 @@ class FactRelay:
         self._awake.set()
 
     async def _acknowledge(self, acknowledgements: Sequence[Acknowledgement], flight: _Flight) -> bool:
-        answered = flight.answered(acknowledgements)
-        overtaken = bool(answered) and await self._settle(answered, flight.sent)
-        for each in answered:
+        taken = flight.take(acknowledgements)
+        overtaken = bool(taken) and await self._settle(taken, flight.settling)
+        for each in taken:
             self._outcomes.labels(each.outcome.name.lower()).inc()
-            flight.sent.pop(each.fact_id, None)
-        self._in_flight.set(len(flight.sent))
+        flight.settling.clear()
+        self._in_flight.set(flight.size)
         return overtaken
 
     async def _close_when(self, stop: asyncio.Event, flight: _Flight) -> None:
@@ -179,9 +206,9 @@ class FactRelay:
 
     async def _give_back(self, flight: _Flight) -> None:
         """What is in flight on a stream that has ended may be leased again at once."""
-        if not flight.sent:
+        if not flight.size:
             return
-        returned = [_returned(each.intent) for each in flight.sent.values()]
+        returned = [_returned(each.intent) for each in (*flight.settling.values(), *flight.sent.values())]
         self._in_flight.set(0)
         try:
             async with self._unit_of_work() as repositories:
@@ -190,5 +217,13 @@ class FactRelay:
             logger.warning("leases_left_to_expire", intent_count=len(returned), error=error.message)
 
 
-def _returned(intent: Intent) -> Postponed:
-    return Postponed(key=intent.key, version=intent.version, lease_token=intent.lease_token, delay=timedelta())
+def _same(one: FactIntent, other: FactIntent) -> bool:
+    return (one.intent.version, one.intent.operation, one.content_hash) == (
+        other.intent.version,
+        other.intent.operation,
+        other.content_hash,
+    )
+
+
+def _returned(intent: Intent, *, delay: timedelta = timedelta()) -> Postponed:
+    return Postponed(key=intent.key, version=intent.version, lease_token=intent.lease_token, delay=delay)

@@ -8,6 +8,7 @@ from itertools import groupby
 
 import structlog
 
+from services.extractor.application.bury import bury
 from services.extractor.application.fact_relay import RelaySettings
 from services.extractor.application.ports import Scheduler, UnitOfWork
 from services.extractor.domain.outbox import Intent, Operation, Postponed, Rejection, Topic
@@ -98,7 +99,7 @@ class JobRelay:
             if postponed:
                 await repositories.outbox.postpone(Topic.JOB, postponed)
             if rejected:
-                await repositories.outbox.bury(Topic.JOB, rejected)
+                await bury(repositories, Topic.JOB, rejected)
         if postponed:
             logger.warning("jobs_postponed", count=len(postponed))
 

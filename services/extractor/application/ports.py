@@ -36,7 +36,6 @@ from services.extractor.domain.reconciliation import (
     Drift,
     FactState,
     PointState,
-    ProjectCount,
     RecordedDrift,
     Run,
     RunRequest,
@@ -83,6 +82,7 @@ class Sources(Protocol):
     async def stage(self, project_id: UUID, staged: Sequence[StagedSource], *, traceparent: str) -> set[UUID]: ...
     async def lock(self, source_ids: Sequence[UUID]) -> list[UUID]: ...
     async def lock_project(self, project_id: UUID) -> list[UUID]: ...
+    async def project_of(self, source_id: UUID) -> UUID | None: ...
     async def get(self, source_ids: Sequence[UUID]) -> dict[UUID, Source]: ...
     async def text(self, source_id: UUID) -> str: ...
     async def page(
@@ -148,8 +148,8 @@ class Reconciliations(Protocol):
     async def digests(self, *, epoch: int, first: int, last: int) -> dict[int, Bucket]: ...
     async def facts_in(self, buckets: Sequence[int]) -> dict[UUID, FactState]: ...
     async def pending_in(self, buckets: Sequence[int]) -> frozenset[UUID]: ...
-    async def counts(self) -> list[ProjectCount]: ...
     async def notice_timeline(self) -> bool: ...
+    async def due(self, *, period: timedelta) -> bool: ...
     async def repair(self, drifts: Sequence[Drift], *, traceparent: str) -> set[UUID]: ...
 
 
@@ -172,9 +172,18 @@ class Outbox(Protocol):
     async def replay(self, keys: Sequence[UUID], *, traceparent: str) -> set[UUID]: ...
 
 
+class Markers(Protocol):
+    async def issue(self, project_id: UUID, *, marker: UUID) -> int | None: ...
+    async def release(self) -> bool: ...
+
+
+class StatementRefused(Exception):
+    """The database will never take these values. Everything since the savepoint is undone, and nothing before it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repositories:
-    """All of one transaction."""
+    """All of one transaction. `savepoint` begins a part that may fail alone, with `StatementRefused`."""
 
     projects: Projects
     sources: Sources
@@ -182,7 +191,9 @@ class Repositories:
     facts: Facts
     extractions: Extractions
     outbox: Outbox
+    markers: Markers
     reconciliations: Reconciliations
+    savepoint: Callable[[], AbstractAsyncContextManager[None]]
 
 
 UnitOfWork = Callable[[], AbstractAsyncContextManager[Repositories]]
@@ -279,10 +290,6 @@ class IndexAudit(Protocol):
 
     def points(self, *, epoch: int, buckets: Sequence[int]) -> AsyncIterator[Sequence[PointState]]:
         """Points of the buckets, tombstones included. Raises `RemoteError`."""
-        ...
-
-    async def live_points(self, project_id: UUID) -> int:
-        """Of a project, in the epoch that is searched, counted exactly."""
         ...
 
 

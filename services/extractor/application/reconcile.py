@@ -8,6 +8,7 @@ outbox like everything else. What a run finds is written down as it goes, so tha
 on any replica can follow it and another replica can finish it.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -96,11 +97,8 @@ class Reconciler:
     async def go_on(self, run: Run) -> Run:
         """Works to the end. A failure of a peer ends the run as FAILED, and is raised."""
         try:
-            suspicious = await self._projects_disagree() and await self._projects_disagree()
             while run.next_bucket < BUCKET_COUNT:
                 run = await self._slice(run)
-            if suspicious:
-                run = await self._audit(run)
             run = replace(run, state=RunState.DONE)
             await self._write(run)
         except (RemoteError, ServiceError):
@@ -119,9 +117,7 @@ class Reconciler:
     async def _slice(self, run: Run) -> Run:
         """The next buckets: by digest first, then by id where the digests differ."""
         first, last = run.next_bucket, min(run.next_bucket + _SLICE, BUCKET_COUNT) - 1
-        epoch, points = await self._index.digests(epoch=run.epoch, first=first, last=last, pace=run.pace)
-        async with self._unit_of_work() as repositories:
-            facts = await repositories.reconciliations.digests(epoch=epoch, first=first, last=last)
+        epoch, facts, points = await self._digests(run, first, last)
         differing = [each for each in range(first, last + 1) if facts.get(each, EMPTY) != points.get(each, EMPTY)]
         alike = [each for each in range(first, last + 1) if each not in set(differing)]
         run = replace(
@@ -137,26 +133,22 @@ class Reconciler:
         await self._write(run)
         return run
 
-    async def _projects_disagree(self) -> bool:
-        """Whether some project has more or fewer points than its facts and pending intents explain.
+    async def _digests(self, run: Run, first: int, last: int) -> tuple[int, dict[int, Bucket], dict[int, Bucket]]:
+        """The epoch, and both sides, read at the same time once it is known which epoch that is."""
+        if not run.epoch:
+            epoch, points = await self._index.digests(epoch=0, first=first, last=last, pace=run.pace)
+            return epoch, await self._fact_digests(epoch, first, last), points
+        facts = asyncio.create_task(self._fact_digests(run.epoch, first, last), name="reconcile-facts")
+        try:
+            epoch, points = await self._index.digests(epoch=run.epoch, first=first, last=last, pace=run.pace)
+            return epoch, await facts, points
+        finally:
+            facts.cancel()
+            await asyncio.wait({facts})
 
-        A digest does not cover the project of a point, so that points of a wrong project only show in these counts.
-        """
+    async def _fact_digests(self, epoch: int, first: int, last: int) -> dict[int, Bucket]:
         async with self._unit_of_work() as repositories:
-            counts = await repositories.reconciliations.counts()
-        for count in counts:
-            points = await self._index.live_points(count.project_id)
-            if abs(points - count.live) > count.pending:
-                return True
-        return False
-
-    async def _audit(self, run: Run) -> Run:
-        """Compares every fact by id. The digests of the run stand as they are."""
-        for first in range(0, BUCKET_COUNT, _GROUP):
-            finding = await self._compare(run.epoch, range(first, first + _GROUP))
-            run = await self._repair(run, finding)
-            await self._write(run)
-        return run
+            return await repositories.reconciliations.digests(epoch=epoch, first=first, last=last)
 
     async def _descend(self, run: Run, buckets: Sequence[int]) -> Run:
         finding = await self._compare(run.epoch, buckets)

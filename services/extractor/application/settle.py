@@ -1,12 +1,13 @@
 """Applies what the indexer says became of facts: one transaction per batch of acknowledgements."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
 import structlog
 
+from services.extractor.application.bury import bury
 from services.extractor.application.ports import UnitOfWork
 from services.extractor.domain.outbox import (
     Acknowledgement,
@@ -30,11 +31,8 @@ _COLLISION = Reason.RESOURCE_EXISTS
 
 
 class SettleFacts:
-    """`suspect` is told when the index knows more than the database, which was then restored."""
-
-    def __init__(self, *, unit_of_work: UnitOfWork, rng: random.Random, suspect: Callable[[], None]) -> None:
+    def __init__(self, *, unit_of_work: UnitOfWork, rng: random.Random) -> None:
         self._unit_of_work = unit_of_work
-        self._suspect = suspect
         self._rng = rng
         self._patience = RetryPolicy(attempts=5, rng=rng)
 
@@ -58,13 +56,12 @@ class SettleFacts:
             if postponed:
                 await repositories.outbox.postpone(Topic.FACT, postponed)
             if rejected:
-                await repositories.outbox.bury(Topic.FACT, rejected)
+                await bury(repositories, Topic.FACT, rejected)
             reissued = await repositories.outbox.reissue(ahead) if ahead else []
         for each in rejected:
             logger.warning("intent_rejected", fact_id=str(each.key), reason=each.reason.name, message=each.message)
         if reissued:
             logger.warning("index_was_ahead", fact_count=len(reissued))
-            self._suspect()
         return len(recorded) < len(applied) or bool(ahead)
 
     def _postponed(self, acknowledgement: Acknowledgement, sent: FactIntent) -> Postponed:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from services.extractor.application.ports import StagedSource, UnitOfWork, Wake
+from services.extractor.application.ports import Repositories, StagedSource, UnitOfWork, Wake
+from services.extractor.application.tokens import issue_token
 from services.extractor.domain import coverage, identity
 from services.extractor.domain.coverage import Coverage
 from services.extractor.domain.outbox import Topic
@@ -21,6 +22,14 @@ class CreateResult:
     source: Source | None = None
     changed: bool = False
     failure: InvalidRequest | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletedSource:
+    """How many facts went with it, and the token of a search that does not find them."""
+
+    extraction_count: int
+    token: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +79,13 @@ class SourceCommands:
         changed, stored = await self._store(project_id, [staged])
         return CreateResult(source=stored[source_id], changed=source_id in changed)
 
-    async def delete(self, source_id: UUID) -> int:
-        """The source goes now, in one transaction with the tombstones of its facts. Returns how many these are."""
+    async def delete(self, source_id: UUID) -> DeletedSource:
+        """The source goes now, in one transaction with the tombstones of its facts."""
         async with self._unit_of_work() as repositories:
-            sources = await repositories.sources.lock([source_id])
-            traceparent = current_traceparent()
-            extraction_count = await repositories.facts.delete(sources, traceparent=traceparent)
-            await repositories.sources.delete(sources, traceparent=traceparent)
+            deleted = await delete_source(repositories, source_id)
         self._wake(Topic.FACT)
         self._wake(Topic.JOB)
-        return extraction_count
+        return deleted
 
     async def _store(self, project_id: UUID, staged: Sequence[StagedSource]) -> tuple[set[UUID], dict[UUID, Source]]:
         async with self._unit_of_work() as repositories:
@@ -118,6 +124,17 @@ class SourceCommands:
             if "\x00" in text:
                 return InvalidRequest.of(f"spec.{field}", "holds a NUL character, which cannot be stored")
         return None
+
+
+async def delete_source(repositories: Repositories, source_id: UUID) -> DeletedSource:
+    """Of a source that is gone already, nothing."""
+    sources = await repositories.sources.lock([source_id])
+    project_id = await repositories.sources.project_of(source_id)
+    traceparent = current_traceparent()
+    extraction_count = await repositories.facts.delete(sources, traceparent=traceparent)
+    await repositories.sources.delete(sources, traceparent=traceparent)
+    token = await issue_token(repositories.markers, project_id) if project_id else ""
+    return DeletedSource(extraction_count=extraction_count, token=token)
 
 
 class SourceQueries:

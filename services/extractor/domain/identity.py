@@ -7,6 +7,7 @@ from services.shared import ids
 _SOURCE = ids.namespace("source")
 _FACT = ids.namespace("fact")
 _ENTITY = ids.namespace("entity")
+_MARKER = ids.namespace("marker")
 _MODEL_CALL = ids.namespace("model-call")
 
 
@@ -22,6 +23,11 @@ def fact_id(source: UUID, group: str, item_key: str) -> UUID:
 def entity_id(project_id: UUID, entity_type: str, name: str) -> UUID:
     """Names that differ only in case and spacing are one entity."""
     return ids.derived(_ENTITY, project_id, entity_type, " ".join(name.casefold().split()))
+
+
+def marker_id(project_id: UUID) -> UUID:
+    """Stands among the facts of a project for the version that the index has reached."""
+    return ids.derived(_MARKER, project_id)
 
 
 def model_call_id(source: UUID, content_hash: bytes, question: str) -> UUID:

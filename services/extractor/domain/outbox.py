@@ -29,7 +29,7 @@ class Operation(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A leased row. `version` names what it states; an answer to another version changes nothing."""
+    """A leased row. An answer to another version, or under another lease, changes nothing."""
 
     topic: Topic
     key: UUID
@@ -38,7 +38,7 @@ class Intent:
     project_id: UUID
     source_id: UUID
     attempts: int
-    lease_token: int
+    lease_token: UUID
     traceparent: str
 
 
@@ -103,7 +103,7 @@ class IndexedFact:
     embedding_id: UUID | None
     """None for a tombstone."""
     epoch: int | None
-    lease_token: int = 0
+    lease_token: UUID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ class Postponed:
 
     key: UUID
     version: int
-    lease_token: int
+    lease_token: UUID
     delay: timedelta
 
 
@@ -122,7 +122,7 @@ class Rejection:
 
     key: UUID
     version: int
-    lease_token: int
+    lease_token: UUID
     reason: Reason
     message: str
     context: Mapping[str, Any]

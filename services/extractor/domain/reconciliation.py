@@ -79,15 +79,6 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectCount:
-    """Live facts of a project, and its intents that the index is known not to have."""
-
-    project_id: UUID
-    live: int
-    pending: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
     """Digest as a big-endian integer of 16 bytes, and the number of live facts or points."""
 
@@ -151,9 +142,9 @@ def id_range(first: int, last: int) -> tuple[UUID, UUID]:
     return UUID(int=first << _BUCKET_SHIFT), UUID(int=((last + 1) << _BUCKET_SHIFT) - 1)
 
 
-def share(*, fact_id: UUID, version: int, content_hash: bytes, epoch: int) -> Bucket:
+def share(of: FactState | PointState, *, epoch: int) -> Bucket:
     """What one live fact adds to its bucket."""
-    content = fact_id.bytes + version.to_bytes(8) + content_hash + epoch.to_bytes(8)
+    content = of.fact_id.bytes + of.version.to_bytes(8) + of.content_hash + epoch.to_bytes(8) + of.project_id.bytes
     return Bucket(digest=int.from_bytes(sha256(content).digest()[:DIGEST_BYTES]), count=1)
 
 
@@ -201,19 +192,10 @@ def settled(
     left = right = EMPTY
     for fact in facts.values():
         if fact.fact_id not in pending:
-            left = left.plus(
-                share(fact_id=fact.fact_id, version=fact.version, content_hash=fact.content_hash, epoch=epoch)
-            )
+            left = left.plus(share(fact, epoch=epoch))
     for point in points.values():
         if not point.tombstone and point.fact_id not in pending:
-            right = right.plus(
-                share(
-                    fact_id=point.fact_id,
-                    version=point.version,
-                    content_hash=point.content_hash,
-                    epoch=point.epoch,
-                )
-            )
+            right = right.plus(share(point, epoch=point.epoch))
     return left, right
 
 

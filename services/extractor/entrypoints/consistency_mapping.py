@@ -12,7 +12,9 @@ from services.extractor.entrypoints.extraction_mapping import duration
 from services.extractor.entrypoints.mapping import reason, timestamp
 
 
-def from_consistency(counts: Consistency, *, now: datetime) -> consistency_service_pb2.GetConsistencyResponse:
+def from_consistency(
+    counts: Consistency, *, token: str, now: datetime
+) -> consistency_service_pb2.GetConsistencyResponse:
     oldest = counts.oldest_intent_time
     return consistency_service_pb2.GetConsistencyResponse(
         fact_count=counts.fact_count,
@@ -21,6 +23,7 @@ def from_consistency(counts: Consistency, *, now: datetime) -> consistency_servi
         oldest_intent_age=duration(max(now - oldest, timedelta())) if oldest else None,
         dead_letter_count=counts.dead_letter_count,
         open_source_count=counts.open_source_count,
+        consistency_token=token,
     )
 
 

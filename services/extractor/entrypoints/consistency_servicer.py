@@ -46,9 +46,9 @@ class ConsistencyServicer(ConsistencyServiceServicer):
         yield pb.ReconcileResponse(certificate=mapping.from_run(run))
 
     async def GetConsistency(self, request: pb.GetConsistencyRequest, context: Context) -> pb.GetConsistencyResponse:
-        counts = await self._outbox.consistency(_optional(request.project_id))
+        counts, token = await self._outbox.consistency(_optional(request.project_id))
         last = await self._follow.last()
-        response = mapping.from_consistency(counts, now=self._clock.now())
+        response = mapping.from_consistency(counts, token=token, now=self._clock.now())
         if last is not None:
             response.certificate.CopyFrom(mapping.from_run(last))
         return response

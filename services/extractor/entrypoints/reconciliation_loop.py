@@ -2,7 +2,9 @@
 
 It does so on demand, on its period, for a replica that has vanished, and when the
 database seems to have been restored: its timeline is another one, or the index knows
-more than it does. It also sends facts again that nothing would ever index.
+more than it does. Whether a comparison is due is asked of the database alone, so that
+neither a failed run nor a crash loses the reason. It also sends facts again that nothing
+would ever index.
 """
 
 import asyncio
@@ -14,7 +16,6 @@ from services.extractor.application.ports import UnitOfWork, Wake
 from services.extractor.application.reconcile import OwnerChanged, Reconciler
 from services.extractor.domain.outbox import Topic
 from services.extractor.domain.reconciliation import Run, RunRequest
-from services.shared.clock import Clock
 from services.shared.errors import RemoteError, ServiceError
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -29,7 +30,6 @@ class ReconciliationLoop:
         reconciler: Reconciler,
         unit_of_work: UnitOfWork,
         wake: Wake,
-        clock: Clock,
         period: timedelta,
         orphan_after: timedelta,
         pace: int,
@@ -38,17 +38,11 @@ class ReconciliationLoop:
         self._reconciler = reconciler
         self._unit_of_work = unit_of_work
         self._wake = wake
-        self._clock = clock
         self._period = period
         self._orphan_after = orphan_after
         self._pace = pace
         self._look = look.total_seconds()
         self._asked: asyncio.Queue[Run] = asyncio.Queue(maxsize=1)
-        self._suspected = False
-
-    def suspect(self) -> None:
-        """Something speaks for a restored database: compare at the next look."""
-        self._suspected = True
 
     async def begin(self, request: RunRequest) -> tuple[Run, bool]:
         """The run under way, opened by this call if there was none, and whether it was under way before."""
@@ -93,14 +87,10 @@ class ReconciliationLoop:
 
     async def _due(self) -> Run | None:
         async with self._unit_of_work() as repositories:
-            restored = await repositories.reconciliations.notice_timeline()
-            last = await repositories.reconciliations.last()
-        if restored:
-            logger.warning("database_restored_or_failed_over")
-        recent = last is not None and self._clock.now() - last.start_time < self._period
-        if recent and not restored and not self._suspected:
-            return None
-        self._suspected = False
+            if await repositories.reconciliations.notice_timeline():
+                logger.warning("database_restored_or_failed_over")
+            if not await repositories.reconciliations.due(period=self._period):
+                return None
         run, opened = await self._reconciler.begin(RunRequest(pace=self._pace))
         return run if opened else None
 

@@ -85,9 +85,14 @@ class SourceServicer(SourceServiceServicer):
     async def DeleteSource(self, request: pb.DeleteSourceRequest, context: Context) -> pb.DeleteSourceResponse:
         source_id = UUID(request.source_id)
         if not request.certify:
-            return pb.DeleteSourceResponse(extraction_count=await self._commands.delete(source_id))
-        certificate = mapping.from_certificate(await self._certify(source_id))
-        return pb.DeleteSourceResponse(extraction_count=certificate.fact_count, certificate=certificate)
+            deleted = await self._commands.delete(source_id)
+            return pb.DeleteSourceResponse(extraction_count=deleted.extraction_count, consistency_token=deleted.token)
+        certificate = await self._certify(source_id)
+        return pb.DeleteSourceResponse(
+            extraction_count=certificate.fact_count,
+            certificate=mapping.from_certificate(certificate),
+            consistency_token=certificate.token,
+        )
 
     async def ScrapeUrls(self, request: pb.ScrapeUrlsRequest, context: Context) -> pb.ScrapeUrlsResponse:
         raise Unimplemented.of("/scristill.extractor.v1.SourceService/ScrapeUrls")

@@ -190,7 +190,7 @@ def start_relay(peers: str, desk: Desk) -> StartRelay:
             relay = FactRelay(
                 unit_of_work=desk.unit_of_work,
                 indexer=IndexerClient(channel, client_id="tests"),
-                settle=SettleFacts(unit_of_work=desk.unit_of_work, rng=rng, suspect=lambda: None),
+                settle=SettleFacts(unit_of_work=desk.unit_of_work, rng=rng),
                 settings=settings,
                 rng=rng,
                 metrics=Metrics(),

@@ -124,7 +124,7 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
 
     `break_after_apply` breaks that many streams after a batch is applied and before it is acknowledged; `retry`
     answers RETRY that often; `reject` names statements that are never taken; `twice` acknowledges everything twice;
-    with `hold` acknowledgements wait for the gate.
+    with `hold` acknowledgements wait for the gate; the last of `epochs` is the one that is searched.
     """
 
     points: dict[str, Point] = field(default_factory=dict)
@@ -132,14 +132,17 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
     break_after_apply: int = 0
     retry: int = 0
     reject: set[str] = field(default_factory=set)
+    rejection: str = "nothing to embed"
     twice: bool = False
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     max_in_flight: int = 2000
     streams: int = 0
     drain_next: bool = False
     scans: int = 0
+    scans_fail: bool = False
     listed: int = 0
     list_gate: asyncio.Event = field(default_factory=asyncio.Event)
+    epochs: list[int] = field(default_factory=lambda: [1])
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -174,8 +177,9 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
     async def ScanDigests(
         self, request: index_pb.ScanDigestsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[index_pb.ScanDigestsResponse]:
-        del context
         self.scans += 1
+        if self.scans_fail:
+            await abort(context, Unavailable.of("qdrant"))
         last = request.last_bucket or 4095
         buckets: dict[int, list[Point]] = {}
         digests: dict[int, int] = Counter()
@@ -183,7 +187,8 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
             bucket = int(fact_id[:3], 16)
             if request.first_bucket <= bucket <= last:
                 content = bytes.fromhex(fact_id.replace("-", "")) + point.version.to_bytes(8) + point.content_hash
-                digest = sha256(content + point.epoch.to_bytes(8)).digest()[:16]
+                content += point.epoch.to_bytes(8) + bytes.fromhex(point.project_id.replace("-", ""))
+                digest = sha256(content).digest()[:16]
                 digests[bucket] ^= int.from_bytes(digest)
                 buckets.setdefault(bucket, []).append(point)
         rows = [
@@ -217,13 +222,6 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
             yield index_pb.ListPointsResponse(points=index_pb.IndexedPoints(points=points))
         yield index_pb.ListPointsResponse(done=index_pb.PointListDone(point_count=len(points)))
 
-    async def GetIndexStats(
-        self, request: index_pb.GetIndexStatsRequest, context: grpc.aio.ServicerContext
-    ) -> index_pb.GetIndexStatsResponse:
-        del context
-        mine = [p for p in self.live.values() if request.project_id in ("", p.project_id)]
-        return index_pb.GetIndexStatsResponse(live_point_count=len(mine))
-
     def _apply(self, intent: fact_pb2.FactIntent) -> fact_pb2.IntentAck:
         copy = fact_pb2.FactIntent()
         copy.CopyFrom(intent)
@@ -238,7 +236,7 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
             ack.outcome = fact_pb2.INTENT_OUTCOME_REJECTED
             ack.failure.CopyFrom(
                 item_failure_pb2.ItemFailure(
-                    code=3, reason=error_reason_pb2.ERROR_REASON_TEXT_EMPTY, message="nothing to embed"
+                    code=3, reason=error_reason_pb2.ERROR_REASON_TEXT_EMPTY, message=self.rejection
                 )
             )
             return ack
@@ -255,10 +253,15 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
         elif known.version > intent.version:
             ack.outcome = fact_pb2.INTENT_OUTCOME_SUPERSEDED
             return ack
+        elif known.content_hash != intent.content_hash:
+            ack.outcome = fact_pb2.INTENT_OUTCOME_REJECTED
+            ack.failure.code, ack.failure.reason = 6, error_reason_pb2.ERROR_REASON_RESOURCE_EXISTS
+            return ack
         ack.outcome = fact_pb2.INTENT_OUTCOME_APPLIED
-        ack.epochs.append(1)
+        ack.epochs.extend(self.epochs)
         if intent.operation == fact_pb2.INTENT_OPERATION_UPSERT:
-            ack.embedding_id = str(ids.derived(ids.namespace("embedding"), 1, intent.fact_id))
+            ack.embedding_id = str(ids.derived(ids.namespace("embedding"), self.epochs[-1], intent.fact_id))
+            ack.embedding_epoch = self.epochs[-1]
         return ack
 
 

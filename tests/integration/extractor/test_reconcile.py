@@ -11,9 +11,8 @@ from scristill.extractor.v1 import consistency_service_pb2 as pb
 from services.extractor.adapters.clients.index_audit import IndexAuditClient
 from services.extractor.application.reconcile import OwnerChanged, Reconciler
 from services.extractor.domain.project import Project
-from services.extractor.domain.reconciliation import DriftKind, Run, RunRequest, RunState
+from services.extractor.domain.reconciliation import Drift, DriftKind, Run, RunRequest, RunState
 from services.extractor.entrypoints.reconciliation_loop import ReconciliationLoop
-from services.shared.clock import SystemClock
 from services.shared.grpc.channel import connect
 from services.shared.ids import Uuid7
 from services.shared.telemetry.metrics import Metrics
@@ -292,20 +291,22 @@ async def test_f5_a_restored_database_is_noticed_by_its_timeline(desk: Desk, rec
     assert after.last_value > max(before.last_value, 1_700_000_000_000_000)
 
 
-async def test_a_restored_database_is_reconciled_without_an_operator(
-    desk: Desk, reconciler: Reconciler, project: Project, indexer: ScriptedIndexer
-) -> None:
-    loop = ReconciliationLoop(
+def _loop(desk: Desk, reconciler: Reconciler) -> ReconciliationLoop:
+    return ReconciliationLoop(
         reconciler=reconciler,
         unit_of_work=desk.unit_of_work,
         wake=desk.woken.append,
-        clock=SystemClock(),
         period=timedelta(hours=1),
         orphan_after=timedelta(hours=1),
         pace=0,
         look=timedelta(milliseconds=20),
     )
-    async with running(loop.run):
+
+
+async def test_a_restored_database_is_reconciled_without_an_operator(
+    desk: Desk, reconciler: Reconciler, project: Project, indexer: ScriptedIndexer
+) -> None:
+    async with running(_loop(desk, reconciler).run):
         await eventually(lambda: _runs(desk, at_least=1))
         _damage(indexer, next(iter(indexer.points)), DriftKind.GHOST)
         await asyncio.sleep(0.2)
@@ -315,10 +316,101 @@ async def test_a_restored_database_is_reconciled_without_an_operator(
 
         await eventually(lambda: _runs(desk, at_least=2))
         assert set((await _drifts(desk)).values()) == {DriftKind.GHOST}
-        loop.suspect()
-        await eventually(lambda: _runs(desk, at_least=3))
 
 
-async def _runs(desk: Desk, *, at_least: int) -> bool:
-    rows = await desk.execute("SELECT 1 FROM extractor.reconciliations WHERE state = 2")
+async def test_f5_a_comparison_after_a_restore_that_fails_is_tried_again(
+    desk: Desk, reconciler: Reconciler, project: Project, indexer: ScriptedIndexer
+) -> None:
+    await _run(reconciler)
+    async with desk.unit_of_work() as repositories:
+        await repositories.reconciliations.notice_timeline()
+    await desk.execute("UPDATE extractor.timeline SET timeline_id = timeline_id + 1")
+    indexer.scans_fail = True
+
+    async with running(_loop(desk, reconciler).run):
+        await eventually(lambda: _runs(desk, at_least=1, state=RunState.FAILED))
+        indexer.scans_fail = False
+        await eventually(lambda: _runs(desk, at_least=2))
+
+
+async def test_f5_a_restore_that_was_noticed_right_before_a_crash_is_not_forgotten(
+    desk: Desk, reconciler: Reconciler, project: Project
+) -> None:
+    async with desk.unit_of_work() as repositories:
+        await repositories.reconciliations.notice_timeline()
+    await _run(reconciler)
+    await desk.execute("UPDATE extractor.timeline SET timeline_id = timeline_id + 1")
+    async with desk.unit_of_work() as repositories:
+        assert await repositories.reconciliations.notice_timeline()
+
+    async with running(_loop(desk, reconciler).run):
+        await eventually(lambda: _runs(desk, at_least=2))
+
+
+async def test_f5_an_index_that_was_ahead_is_a_reason_to_compare(
+    desk: Desk, reconciler: Reconciler, project: Project
+) -> None:
+    async with desk.unit_of_work() as repositories:
+        await repositories.reconciliations.notice_timeline()
+    await _run(reconciler)
+    assert not await _due(desk)
+    await desk.distilled(project, "Linus made git.", uri="file:///b.txt")
+
+    async with desk.unit_of_work() as repositories:
+        ((leased,), _) = await repositories.outbox.lease_facts(owner="relay", limit=1, lease=timedelta(minutes=1))
+        assert await repositories.outbox.reissue([leased.intent]) == [leased.intent.key]
+
+    assert await _due(desk)
+    await _run(reconciler)
+    assert not await _due(desk)
+
+
+async def test_a_dry_run_is_no_comparison_that_was_due(desk: Desk, reconciler: Reconciler, project: Project) -> None:
+    await _run(reconciler, dry_run=True)
+
+    assert await _due(desk)
+
+
+async def test_the_certificate_outlives_any_number_of_failed_runs(
+    desk: Desk, reconciler: Reconciler, project: Project
+) -> None:
+    certified = await _run(reconciler)
+    for _ in range(30):
+        await reconciler.begin(RunRequest())
+        await desk.execute("UPDATE extractor.reconciliations SET state = 3 WHERE state = 1")
+
+    async with desk.unit_of_work() as repositories:
+        last = await repositories.reconciliations.last()
+
+    assert last is not None
+    assert last.run_id == certified.run_id
+    assert len(await desk.execute("SELECT 1 FROM extractor.reconciliations")) < 30
+
+
+async def test_a_repair_that_meets_an_intent_leaves_one_that_states_the_fact(desk: Desk, project: Project) -> None:
+    """The intent came without a new version: an orphan that was sent again, or a dead letter that was replayed."""
+    await desk.execute("UPDATE extractor.extractions SET embedding_id = NULL")
+    async with desk.unit_of_work() as repositories:
+        buckets = range(4096)
+        facts = await repositories.reconciliations.facts_in(buckets)
+        await repositories.outbox.requeue_orphans(older_than=timedelta(), limit=10, traceparent="")
+    drifts = [Drift(fact_id=key, kind=DriftKind.MISSING, fact=fact, point=None) for key, fact in facts.items()]
+
+    async with desk.unit_of_work() as repositories:
+        assert await repositories.reconciliations.repair(drifts, traceparent="") == facts.keys()
+
+    intents = await desk.outbox()
+    assert {key: row.version for key, row in intents.items()} == {
+        fact.extraction_id: fact.version for fact in await desk.facts(project)
+    }
+    assert all(intents[key].version > fact.version for key, fact in facts.items())
+
+
+async def _due(desk: Desk) -> bool:
+    async with desk.unit_of_work() as repositories:
+        return await repositories.reconciliations.due(period=timedelta(hours=1))
+
+
+async def _runs(desk: Desk, *, at_least: int, state: RunState = RunState.DONE) -> bool:
+    rows = await desk.execute("SELECT 1 FROM extractor.reconciliations WHERE state = :state", state=int(state))
     return len(rows) >= at_least

@@ -2,11 +2,10 @@
 
 import asyncio
 from datetime import timedelta
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import pytest
-
-from services.extractor.domain.outbox import IndexedFact, Intent
+from services.indexer.domain.fact import FactId
+from services.indexer.domain.identity import embedding_id
 from tests.integration.extractor.conftest import Desk, StartRelay
 from tests.integration.extractor.peers import Point, ScriptedIndexer
 from tests.support.waiting import eventually
@@ -40,6 +39,20 @@ async def test_every_intent_is_applied_and_its_embedding_id_recorded(
     assert dict(content.fields) == {"subject": "Ada", "predicate": "wrote", "object": "programs"}
     assert list(content.entities) == ["Ada"]
     assert (content.source_uri, content.source_title) == ("file:///a.txt", "a.txt")
+
+
+async def test_the_epoch_that_is_recorded_is_that_of_the_embedding_id(
+    desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay
+) -> None:
+    indexer.epochs = [1, 2]
+    await desk.distilled(await desk.project(), TEXT)
+
+    async with start_relay():
+        await eventually(lambda: _settled(desk, indexer))
+
+    rows = await desk.execute("SELECT extraction_id, embedding_id, embedding_epoch FROM extractor.extractions")
+    assert {row.embedding_epoch for row in rows} == {2}
+    assert all(str(row.embedding_id) == embedding_id(2, FactId(str(row.extraction_id))) for row in rows)
 
 
 async def test_a_wake_up_sends_at_once(desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay) -> None:
@@ -116,6 +129,25 @@ async def test_a_poison_fact_becomes_a_dead_letter_and_harms_no_other(
         assert await desk.outbox() == {}
 
 
+async def test_a_rejection_that_cannot_be_stored_loses_neither_itself_nor_its_batch(
+    desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay
+) -> None:
+    """The acknowledgements beside it are in the same transaction."""
+    project = await desk.project()
+    indexer.reject = {"Grace found bugs."}
+    indexer.rejection = "a provider said: \x00"
+    await desk.distilled(project, TEXT)
+
+    async with start_relay():
+        await eventually(lambda: _dead(desk))
+
+    (letter,) = await desk.execute("SELECT * FROM extractor.dead_letters")
+    assert letter.message == "the reason holds what cannot be stored"
+    assert await desk.outbox() == {}
+    assert sum(fact.embedding_id is not None for fact in await desk.facts(project)) == 2
+    assert len(indexer.received) == 3
+
+
 async def test_f16_a_replayed_dead_letter_says_what_the_fact_says_now(
     desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay
 ) -> None:
@@ -132,6 +164,8 @@ async def test_f16_a_replayed_dead_letter_says_what_the_fact_says_now(
 
         assert waiting == {letter.key}
         await eventually(lambda: _settled(desk, indexer))
+        refused, accepted = [intent.version for intent in indexer.received if intent.fact_id == str(letter.key)]
+        assert refused < accepted
     assert await desk.execute("SELECT 1 FROM extractor.dead_letters") == []
 
 
@@ -154,20 +188,27 @@ async def _dead(desk: Desk) -> bool:
     return bool(await desk.execute("SELECT 1 FROM extractor.dead_letters"))
 
 
-async def test_f1_a_stale_acknowledgement_cannot_set_the_embedding_id(desk: Desk) -> None:
+async def test_f5_a_version_issued_again_is_not_sent_while_the_lost_one_is_in_flight(
+    desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay
+) -> None:
     project = await desk.project()
     await desk.distilled(project, TEXT)
-    old = {fact.extraction_id: fact.version for fact in await desk.facts(project)}
-    await desk.distilled(project, f"Intro here now. {TEXT}")
+    indexer.gate.clear()
+    async with start_relay() as relay:
+        await eventually(lambda: len(indexer.received) == 3)
+        await desk.execute("UPDATE extractor.extractions SET content_hash = sha256(content_hash)")
+        await desk.execute("UPDATE extractor.outbox SET lease_owner = NULL, lease_token = NULL, due_time = now()")
+        relay.wake()
+        await eventually(lambda: _postponed(desk))
+        assert len(indexer.received) == 3
 
-    async with desk.unit_of_work() as repositories:
-        recorded = await repositories.facts.update_embedding_ids_batch(
-            [_indexed(fact_id, version) for fact_id, version in old.items()]
-        )
+        indexer.gate.set()
 
-    assert recorded == set()
-    assert all(fact.embedding_id is None for fact in await desk.facts(project))
-    assert old.keys() <= (await desk.outbox()).keys()
+        await eventually(lambda: _settled(desk, indexer))
+
+
+async def _postponed(desk: Desk) -> bool:
+    return all(row.lease_token and row.lease_owner is None for row in (await desk.outbox()).values())
 
 
 async def test_a_fact_that_changes_in_flight_has_one_intent_at_a_time(
@@ -186,29 +227,6 @@ async def test_a_fact_that_changes_in_flight_has_one_intent_at_a_time(
 
         assert len(in_flight) == len(set(in_flight))
         await eventually(lambda: _settled(desk, indexer))
-
-
-async def test_a_newer_intent_waits_until_the_one_under_way_is_answered(desk: Desk) -> None:
-    project = await desk.project()
-    await desk.distilled(project, "Ada wrote programs.")
-    (old,) = await _lease(desk)
-
-    await desk.distilled(project, "Well then now. Ada wrote programs.")
-    others = await _lease(desk)
-    async with desk.unit_of_work() as repositories:
-        await repositories.facts.update_embedding_ids_batch(
-            [IndexedFact(fact_id=old.key, version=old.version, embedding_id=uuid4(), epoch=1, lease_token=1)]
-        )
-    (new,) = await _lease(desk)
-
-    assert old.key not in {intent.key for intent in others}
-    assert (new.key, new.version > old.version) == (old.key, True)
-
-
-async def _lease(desk: Desk) -> list[Intent]:
-    async with desk.unit_of_work() as repositories:
-        leased, _ = await repositories.outbox.lease_facts(owner="relay", limit=10, lease=timedelta(minutes=5))
-    return [each.intent for each in leased]
 
 
 async def test_f2_a_deleted_fact_stays_deleted_when_an_older_upsert_arrives_late(
@@ -297,95 +315,3 @@ async def test_no_more_is_in_flight_than_the_indexer_accepts(
         indexer.gate.set()
 
         await eventually(lambda: _settled(desk, indexer))
-
-
-def _indexed(fact_id: UUID, version: int) -> IndexedFact:
-    return IndexedFact(fact_id=fact_id, version=version, embedding_id=uuid4(), epoch=1)
-
-
-class TestUpdateEmbeddingIds:
-    async def test_a_batch_is_one_statement(self, desk: Desk, statements: list[str]) -> None:
-        project = await desk.project()
-        await desk.distilled(project, TEXT)
-        facts = await desk.facts(project)
-        statements.clear()
-
-        async with desk.unit_of_work() as repositories:
-            await repositories.facts.update_embedding_ids_batch(
-                [_indexed(fact.extraction_id, fact.version) for fact in facts]
-            )
-
-        assert len(statements) == 1
-        assert all(fact.embedding_id for fact in await desk.facts(project))
-        assert await desk.outbox() == {}
-
-    async def test_an_empty_batch_asks_nothing(self, desk: Desk, statements: list[str]) -> None:
-        async with desk.unit_of_work() as repositories:
-            assert await repositories.facts.update_embedding_ids_batch([]) == set()
-
-        assert statements == []
-
-    async def test_an_unknown_fact_is_left_out(self, desk: Desk) -> None:
-        project = await desk.project()
-        await desk.distilled(project, TEXT)
-        fact = (await desk.facts(project))[0]
-
-        async with desk.unit_of_work() as repositories:
-            recorded = await repositories.facts.update_embedding_ids_batch(
-                [_indexed(uuid4(), 1), _indexed(fact.extraction_id, fact.version)]
-            )
-
-        assert recorded == {fact.extraction_id}
-
-    async def test_a_single_one_says_whether_it_counted(self, desk: Desk) -> None:
-        project = await desk.project()
-        await desk.distilled(project, TEXT)
-        fact = (await desk.facts(project))[0]
-
-        async with desk.unit_of_work() as repositories:
-            assert not await repositories.facts.update_embedding_id(_indexed(fact.extraction_id, fact.version - 1))
-            assert await repositories.facts.update_embedding_id(_indexed(fact.extraction_id, fact.version))
-
-    @pytest.mark.parametrize("version_step", [-1, 1])
-    async def test_another_version_leaves_fact_and_intent_alone(self, desk: Desk, version_step: int) -> None:
-        project = await desk.project()
-        await desk.distilled(project, TEXT)
-        fact = (await desk.facts(project))[0]
-
-        async with desk.unit_of_work() as repositories:
-            await repositories.facts.update_embedding_ids_batch(
-                [_indexed(fact.extraction_id, fact.version + version_step)]
-            )
-
-        assert (await desk.facts(project))[0].embedding_id is None
-        assert fact.extraction_id in await desk.outbox()
-
-
-async def test_an_acknowledgement_that_meets_a_newer_intent_frees_it(desk: Desk) -> None:
-    """The newer intent comes while the acknowledgement waits for the row."""
-    project = await desk.project()
-    source = await desk.distilled(project, "Ada wrote programs.")
-    async with desk.unit_of_work() as repositories:
-        ((leased,), _) = await repositories.outbox.lease_facts(owner="relay", limit=1, lease=timedelta(minutes=5))
-    intent = leased.intent
-
-    async with desk.unit_of_work() as deleting:
-        await deleting.sources.lock([source.source_id])
-        await deleting.facts.delete([source.source_id], traceparent="")
-        acknowledging = asyncio.create_task(_acknowledge(desk, intent.key, intent.version, intent.lease_token))
-        await eventually(lambda: _somebody_waits(desk))
-    await acknowledging
-
-    row = (await desk.outbox())[intent.key]
-    assert (row.operation, row.lease_owner) == (2, None)
-
-
-async def _acknowledge(desk: Desk, fact_id: UUID, version: int, token: int) -> None:
-    async with desk.unit_of_work() as repositories:
-        await repositories.facts.update_embedding_ids_batch(
-            [IndexedFact(fact_id=fact_id, version=version, embedding_id=uuid4(), epoch=1, lease_token=token)]
-        )
-
-
-async def _somebody_waits(desk: Desk) -> bool:
-    return bool(await desk.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))

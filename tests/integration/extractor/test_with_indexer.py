@@ -3,13 +3,19 @@
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from uuid import uuid4
 
+import grpc
+import grpc.aio
 import pytest
 from qdrant_client import AsyncQdrantClient
 from qdrant_client import models as qdrant_models
 from scristill.extractor.v1 import consistency_service_pb2 as pb
 from scristill.extractor.v1 import source_service_pb2
+from scristill.indexer.v1 import search_service_pb2
+from scristill.indexer.v1.search_service_pb2_grpc import SearchServiceStub
 
+from services.extractor.domain.project import Project
 from services.indexer.bootstrap import bootstrap
 from services.indexer.settings import IndexerSettings
 from services.shared.lifecycle import Drain, LoopSupervisor
@@ -95,14 +101,14 @@ async def test_points_that_qdrant_lost_or_changed_are_repaired(
     project = await desk.project()
     await desk.distilled(project, TEXT)
     await eventually(lambda: _indexed(desk), within=30)
-    lost, changed, *_ = await desk.facts(project)
-    collection = f"{prefix}_e1"
-    await qdrant.delete(collection, qdrant_models.PointIdsList(points=[str(lost.embedding_id)]), wait=True)
-    await qdrant.set_payload(collection, {"content_hash": "00" * 32}, points=[str(changed.embedding_id)], wait=True)
+    lost, changed, moved, *_ = await desk.facts(project)
+    await qdrant.delete(prefix, qdrant_models.PointIdsList(points=[str(lost.embedding_id)]), wait=True)
+    await qdrant.set_payload(prefix, {"content_hash": "00" * 32}, points=[str(changed.embedding_id)], wait=True)
+    await qdrant.set_payload(prefix, {"project_id": str(uuid4())}, points=[str(moved.embedding_id)], wait=True)
 
     certificate = await _reconciled(extractor)
 
-    assert certificate.drift_counts == {"MISSING": 1, "WRONG_PAYLOAD": 1}
+    assert certificate.drift_counts == {"MISSING": 1, "WRONG_PAYLOAD": 1, "WRONG_PROJECT": 1}
     await eventually(lambda: _indexed(desk), within=30)
     again = await _reconciled(extractor)
     assert again.fact_digest == again.point_digest
@@ -118,3 +124,79 @@ async def test_a_deletion_is_certified_by_what_qdrant_holds(extractor: Extractor
 
     assert (certificate.fact_count, certificate.point_count, certificate.remaining_point_count) == (30, 30, 0)
     assert (await _reconciled(extractor)).point_count == 0
+
+
+@pytest.fixture
+async def searcher(indexer_address: str) -> AsyncIterator[SearchServiceStub]:
+    async with grpc.aio.insecure_channel(indexer_address) as channel:
+        yield SearchServiceStub(channel)
+
+
+async def _token(extractor: Extractor, project: Project) -> str:
+    request = pb.GetConsistencyRequest(project_id=str(project.project_id))
+    return (await extractor.consistency.GetConsistency(request, timeout=10)).consistency_token
+
+
+async def _found(searcher: SearchServiceStub, project: Project, token: str, *, seconds: float = 20) -> int:
+    request = search_service_pb2.SearchRequest(
+        project_id=str(project.project_id), query="Who visited a town?", page_size=100, consistency_token=token
+    )
+    return len((await searcher.Search(request, timeout=seconds)).hits)
+
+
+async def test_search_with_a_token_sees_all_that_was_there_and_nothing_that_was_deleted(
+    extractor: Extractor, searcher: SearchServiceStub, desk: Desk
+) -> None:
+    project = await desk.project()
+    source = await desk.distilled(project, TEXT)
+
+    assert await _found(searcher, project, await _token(extractor, project)) == 30
+
+    request = source_service_pb2.DeleteSourceRequest(source_id=str(source.source_id))
+    token = (await extractor.sources.DeleteSource(request, timeout=10)).consistency_token
+    assert await _found(searcher, project, token) == 0
+
+
+async def test_search_with_a_token_waits_while_the_relay_is_held_up(
+    extractor: Extractor, searcher: SearchServiceStub, desk: Desk
+) -> None:
+    """Somebody has leased one of the intents and does not answer."""
+    project = await desk.project()
+    await desk.distilled(project, TEXT)
+    await _found(searcher, project, await _token(extractor, project))
+    source = await desk.ingest(project, "Zoe visited nowhere.", uri="file:///b.txt")
+    await desk.run_job(source)
+    await eventually(lambda: _indexed(desk), within=30)
+    await desk.execute(
+        "INSERT INTO extractor.outbox"
+        " (topic, key, operation, version, since, project_id, source_id, lease_owner, due_time)"
+        " SELECT 'fact', extraction_id, 1, version, version, project_id, source_id, 'held', now() + interval '1 hour'"
+        " FROM extractor.extractions ORDER BY version DESC LIMIT 1"
+    )
+    token = await _token(extractor, project)
+
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await _found(searcher, project, token, seconds=1)
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await desk.execute("UPDATE extractor.outbox SET lease_owner = NULL, due_time = now()")
+
+    assert await _found(searcher, project, token) == 31
+
+
+async def test_token_from_before_the_index_was_wiped_is_not_fulfilled_by_an_empty_one(
+    extractor: Extractor, searcher: SearchServiceStub, desk: Desk, qdrant: AsyncQdrantClient, prefix: str
+) -> None:
+    project = await desk.project()
+    await desk.distilled(project, TEXT)
+    token = await _token(extractor, project)
+    assert await _found(searcher, project, token) == 30
+    aliases = {each.alias_name: each.collection_name for each in (await qdrant.get_aliases()).aliases}
+    for name in (aliases[prefix], f"{prefix}_epochs"):
+        await qdrant.delete_collection(name)
+
+    with pytest.raises(grpc.aio.AioRpcError):
+        await _found(searcher, project, token, seconds=2)
+    await _reconciled(extractor)
+
+    assert await _found(searcher, project, await _token(extractor, project)) == 30
+    assert await _found(searcher, project, token) == 30

@@ -83,15 +83,29 @@ def test_settled_digests_are_equal_exactly_when_nothing_drifts() -> None:
     assert left == right == EMPTY
 
 
-@given(st.uuids(), st.integers(1, 2**63 - 1), st.binary(min_size=32, max_size=32), st.integers(1, 2**31))
-def test_shares_and_buckets_are_those_of_the_indexer(
-    fact_id: UUID, version: int, content_hash: bytes, epoch: int
-) -> None:
-    mine = share(fact_id=fact_id, version=version, content_hash=content_hash, epoch=epoch)
-    theirs = digest.point_digest(fact_id=FactId(str(fact_id)), version=version, content_hash=content_hash, epoch=epoch)
+FACTS = st.builds(
+    FactState,
+    fact_id=st.uuids(),
+    project_id=st.uuids(),
+    source_id=st.uuids(),
+    version=st.integers(1, 2**63 - 1),
+    content_hash=st.binary(min_size=32, max_size=32),
+)
 
-    assert mine.digest == theirs
-    assert bucket_of(fact_id) == identity.bucket_of(FactId(str(fact_id)))
+
+@given(FACTS, st.integers(1, 2**31))
+def test_shares_and_buckets_are_those_of_the_indexer(fact: FactState, epoch: int) -> None:
+    fact_id = FactId(str(fact.fact_id))
+    theirs = digest.point_digest(
+        fact_id=fact_id,
+        version=fact.version,
+        content_hash=fact.content_hash,
+        epoch=epoch,
+        project_id=str(fact.project_id),
+    )
+
+    assert share(fact, epoch=epoch).digest == theirs
+    assert bucket_of(fact.fact_id) == identity.bucket_of(fact_id)
 
 
 @given(st.uuids())

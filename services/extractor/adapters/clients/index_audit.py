@@ -1,4 +1,4 @@
-"""What the index holds, read through the indexer: digests, points, counts."""
+"""What the index holds, read through the indexer: digests and points."""
 
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
@@ -14,7 +14,6 @@ from services.shared.errors import Code, RemoteError
 from services.shared.grpc.errors import remote_errors
 
 _SCAN_SECONDS = 600.0
-_COUNT_SECONDS = 60.0
 
 
 class IndexAuditClient:
@@ -42,13 +41,6 @@ class IndexAuditClient:
                     return
                 yield [_point(point) for point in frame.points.points]
         raise _cut_short()
-
-    async def live_points(self, project_id: UUID) -> int:
-        with remote_errors(PEER):
-            stats = await self._stub.GetIndexStats(
-                pb.GetIndexStatsRequest(project_id=str(project_id)), timeout=_COUNT_SECONDS
-            )
-        return stats.live_point_count
 
 
 def _point(point: fact_pb2.IndexedPoint) -> PointState:

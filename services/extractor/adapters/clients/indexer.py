@@ -23,8 +23,6 @@ PEER = "indexer"
 _MAX_FRAME_BYTES = 3 << 20
 _MAX_FRAME_INTENTS = 1000
 
-_EPOCH_UNKNOWN = 0
-
 
 class IndexerClient:
     def __init__(self, channel: grpc.aio.Channel, *, client_id: str) -> None:
@@ -144,6 +142,6 @@ def _acknowledgement(ack: fact_pb2.IntentAck) -> Acknowledgement:
         version=ack.version,
         outcome=Outcome(ack.outcome),
         embedding_id=UUID(ack.embedding_id) if ack.embedding_id else None,
-        epoch=ack.epochs[0] if ack.epochs else _EPOCH_UNKNOWN,
+        epoch=ack.embedding_epoch or None,
         failure=from_item_failure(ack.failure, peer=PEER) if ack.HasField("failure") else None,
     )

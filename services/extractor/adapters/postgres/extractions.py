@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import RowMapping, TextClause, text
 
-from services.extractor.adapters.postgres.values import decode_values
+from services.extractor.adapters.postgres.values import said
 from services.extractor.domain.extraction import (
     Consistency,
     Entity,
@@ -56,8 +56,8 @@ _CONSISTENCY = text(
 SELECT
     (SELECT count(*) FROM extractor.extractions e WHERE {{scope}}) AS fact_count,
     (SELECT count(e.embedding_id) FROM extractor.extractions e WHERE {{scope}}) AS indexed_count,
-    (SELECT count(*) FROM extractor.outbox e WHERE e.topic = 'fact' AND {{scope}}) AS pending_intent_count,
-    (SELECT min(e.create_time) FROM extractor.outbox e WHERE e.topic = 'fact' AND {{scope}}) AS oldest_intent_time,
+    (SELECT count(*) FROM extractor.outbox e WHERE e.since IS NOT NULL AND {{scope}}) AS pending_intent_count,
+    (SELECT min(e.create_time) FROM extractor.outbox e WHERE e.since IS NOT NULL AND {{scope}}) AS oldest_intent_time,
     (SELECT count(*) FROM extractor.dead_letters e WHERE {{scope}}) AS dead_letter_count,
     (SELECT count(*) FROM extractor.source_versions v JOIN extractor.sources e
         ON e.source_id = v.source_id AND e.version = v.version
@@ -172,21 +172,10 @@ def _extraction(row: RowMapping) -> Extraction:
         project_id=row["project_id"],
         source_id=row["source_id"],
         source_version=row["source_version"],
-        group=row["group_name"],
+        **said(row),
         item_key=row["item_key"],
-        statement=row["statement"],
-        category=row["category"],
-        values=decode_values(row["field_values"]),
-        quote=row["quote"],
-        start=row["start_offset"],
-        end=row["end_offset"],
-        context_before=row["context_before"],
-        context_after=row["context_after"],
-        entities=tuple(row["entities"]),
-        confidence=row["confidence"],
         model=row["model"],
         chunk_index=row["chunk_index"],
         version=row["version"],
         embedding_id=row["embedding_id"],
-        extract_time=row["extract_time"],
     )

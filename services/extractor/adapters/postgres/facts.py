@@ -19,8 +19,8 @@ from services.shared.database.unit_of_work import Transaction
 # place of one that waits; one that is under way keeps its lease, so that a fact has one intent in flight at a time.
 _INTENTS = f"""
 intents AS (
-    INSERT INTO extractor.outbox AS o (topic, key, operation, version, project_id, source_id, traceparent)
-    SELECT 'fact', c.key, c.operation, c.version, c.project_id, c.source_id, :traceparent FROM changes c
+    INSERT INTO extractor.outbox AS o (topic, key, operation, version, since, project_id, source_id, traceparent)
+    SELECT 'fact', c.key, c.operation, c.version, c.version, c.project_id, c.source_id, :traceparent FROM changes c
     ON CONFLICT (topic, key) DO UPDATE
        SET operation = EXCLUDED.operation, version = EXCLUDED.version, traceparent = EXCLUDED.traceparent,
            create_time = now(), attempts = 0,
@@ -34,6 +34,8 @@ SELECT count(*) FILTER (WHERE operation = {Operation.UPSERT:d}) AS upserted,
   FROM changes
 """
 
+# A changed fact draws its version anew under the lock of its row: whoever held that may have drawn a later one than
+# the one proposed for the insert.
 _REPLACE = text(f"""
 WITH incoming AS MATERIALIZED (
     SELECT * FROM unnest(
@@ -59,8 +61,9 @@ WITH incoming AS MATERIALIZED (
            quote = EXCLUDED.quote, start_offset = EXCLUDED.start_offset, end_offset = EXCLUDED.end_offset,
            context_before = EXCLUDED.context_before, context_after = EXCLUDED.context_after,
            entities = EXCLUDED.entities, confidence = EXCLUDED.confidence, model = EXCLUDED.model,
-           chunk_index = EXCLUDED.chunk_index, content_hash = EXCLUDED.content_hash, version = EXCLUDED.version,
-           embedding_id = NULL, embedding_epoch = NULL, extract_time = now()
+           chunk_index = EXCLUDED.chunk_index, content_hash = EXCLUDED.content_hash,
+           version = nextval('extractor.fact_versions'), embedding_id = NULL, embedding_epoch = NULL,
+           extract_time = now()
      WHERE e.content_hash <> EXCLUDED.content_hash OR e.chunk_index <> EXCLUDED.chunk_index
     RETURNING e.extraction_id, e.version, e.project_id, e.source_id
 ), gone AS (
@@ -90,22 +93,24 @@ _PATIENCE = text("SELECT set_config('statement_timeout', '600s', true)")
 
 _IDS = text("SELECT extraction_id FROM extractor.extractions WHERE source_id = :source_id ORDER BY extraction_id")
 
-# One statement: the embedding id is recorded exactly when the intent leaves the outbox. Where a newer intent has
-# come in the meantime, both guards miss.
+# One statement: the embedding id is recorded when the intent leaves the outbox. Where a newer intent has come in the
+# meantime, both guards miss. The lease is part of them because a version is not enough: after a restore the same
+# number may be issued again, for something else. Facts are locked before their intents, as everywhere.
 _ACKNOWLEDGE = text("""
 WITH acks AS MATERIALIZED (
     SELECT * FROM unnest(
         CAST(:fact_ids AS uuid[]), CAST(:versions AS bigint[]), CAST(:embedding_ids AS uuid[]),
-        CAST(:epochs AS bigint[])
-    ) AS a (fact_id, version, embedding_id, epoch)
+        CAST(:epochs AS bigint[]), CAST(:lease_tokens AS uuid[])
+    ) AS a (fact_id, version, embedding_id, epoch, lease_token)
 ), indexed AS (
     UPDATE extractor.extractions e SET embedding_id = a.embedding_id, embedding_epoch = a.epoch
-      FROM acks a
+      FROM acks a JOIN extractor.outbox o
+        ON o.topic = 'fact' AND o.key = a.fact_id AND o.version = a.version AND o.lease_token = a.lease_token
      WHERE e.extraction_id = a.fact_id AND e.version = a.version AND a.embedding_id IS NOT NULL
     RETURNING e.extraction_id
 ), settled AS (
     DELETE FROM extractor.outbox o USING acks a
-     WHERE o.topic = 'fact' AND o.key = a.fact_id AND o.version = a.version
+     WHERE o.topic = 'fact' AND o.key = a.fact_id AND o.version = a.version AND o.lease_token = a.lease_token
     RETURNING o.key
 )
 SELECT extraction_id AS fact_id, true AS indexed FROM indexed
@@ -117,7 +122,7 @@ SELECT key, false FROM settled
 # before waited for locks.
 _FREE = text("""
 UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now()
-  FROM unnest(CAST(:fact_ids AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS bigint[]))
+  FROM unnest(CAST(:fact_ids AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS uuid[]))
        AS a (fact_id, version, lease_token)
  WHERE o.topic = 'fact' AND o.key = a.fact_id AND o.version > a.version AND o.lease_token = a.lease_token
 """)
@@ -187,14 +192,15 @@ class PostgresFacts:
     async def update_embedding_ids_batch(self, indexed: Sequence[IndexedFact]) -> set[UUID]:
         """Records what the index has acknowledged, in one statement, and takes those intents out of the outbox.
 
-        An acknowledgement of another version than the present one changes no fact. Returns the facts that now have
-        their embedding id; a batch that is empty asks nothing.
+        An acknowledgement of another version than the present one, or under a lease that has passed on, changes
+        nothing. Returns the facts that now have their embedding id; a batch that is empty asks nothing.
         """
         if not indexed:
             return set()
         acknowledged = {
             "fact_ids": [each.fact_id for each in indexed],
             "versions": [each.version for each in indexed],
+            "lease_tokens": [each.lease_token for each in indexed],
         }
         result = await self._transaction.execute(
             _ACKNOWLEDGE,
@@ -207,8 +213,7 @@ class PostgresFacts:
         rows = result.all()
         recorded = {row.fact_id for row in rows if row.indexed}
         if len(rows) - len(recorded) < len(indexed):
-            tokens = [each.lease_token for each in indexed]
-            await self._transaction.execute(_FREE, {**acknowledged, "lease_tokens": tokens})
+            await self._transaction.execute(_FREE, acknowledged)
         return recorded
 
     async def replace_entities(

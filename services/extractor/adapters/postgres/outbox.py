@@ -13,7 +13,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import RowMapping, text
 
-from services.extractor.adapters.postgres.values import decode_values
+from services.extractor.adapters.postgres.values import said
 from services.extractor.domain.outbox import (
     Backlog,
     DeadLetter,
@@ -31,7 +31,7 @@ from services.shared.errors import Reason
 _LEASED = """
 leased AS (
     UPDATE extractor.outbox o
-       SET lease_owner = :owner, lease_token = o.lease_token + 1, due_time = now() + CAST(:lease AS interval),
+       SET lease_owner = :owner, lease_token = gen_random_uuid(), due_time = now() + CAST(:lease AS interval),
            attempts = o.attempts + 1
       FROM (
         SELECT topic, key FROM extractor.outbox
@@ -61,7 +61,7 @@ _ANSWERED = """o.topic = :topic AND o.key = a.key AND o.version = a.version AND 
 
 _POSTPONE = text(f"""
 UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now() + a.delay
-  FROM unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS bigint[]),
+  FROM unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS uuid[]),
               CAST(:delays AS interval[])) AS a (key, version, lease_token, delay)
  WHERE {_ANSWERED}
 """)
@@ -69,20 +69,19 @@ UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now() + a.delay
 # Where a newer intent has come in the meantime, the lease is given back for it.
 _FREE = text("""
 UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now()
-  FROM unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS bigint[]))
+  FROM unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS uuid[]))
        AS a (key, version, lease_token)
  WHERE o.topic = :topic AND o.key = a.key AND o.version > a.version AND o.lease_token = a.lease_token
 """)
 
-_BURY = text("""
+_BURY = text(f"""
 WITH rejected AS MATERIALIZED (
-    SELECT * FROM unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:reasons AS smallint[]),
-                         CAST(:messages AS text[]), CAST(:contexts AS jsonb[]))
-                  AS r (key, version, reason, message, context)
+    SELECT * FROM unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS uuid[]),
+                         CAST(:reasons AS smallint[]), CAST(:messages AS text[]), CAST(:contexts AS jsonb[]))
+                  AS a (key, version, lease_token, reason, message, context)
 ), dead AS (
-    DELETE FROM extractor.outbox o USING rejected r
-     WHERE o.topic = :topic AND o.key = r.key AND o.version = r.version
-    RETURNING o.*, r.reason, r.message, r.context
+    DELETE FROM extractor.outbox o USING rejected a WHERE {_ANSWERED}
+    RETURNING o.*, a.reason, a.message, a.context
 )
 INSERT INTO extractor.dead_letters
     (topic, key, operation, version, project_id, source_id, reason, message, attempts, context)
@@ -93,21 +92,25 @@ ON CONFLICT (topic, key) DO UPDATE
 RETURNING key
 """)
 
-_COMPLETE_JOBS = text("""
+_COMPLETE_JOBS = text(f"""
 DELETE FROM extractor.outbox o
- USING unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[])) AS a (key, version)
- WHERE o.topic = :topic AND o.key = a.key AND o.version = a.version
+ USING unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS uuid[]))
+       AS a (key, version, lease_token)
+ WHERE {_ANSWERED}
+""")
+
+# Facts before intents, in the order of their ids. What is read after this does not change until the end.
+_LOCK_FACTS = text("""
+SELECT FROM extractor.extractions WHERE extraction_id = ANY(CAST(:keys AS uuid[])) ORDER BY extraction_id FOR UPDATE
 """)
 
 # The index holds a newer version than the fact has: the database was restored from an earlier time. New versions
 # must lie above all that were ever issued, and the time in microseconds does.
-_BEHIND = text("""
-SELECT EXISTS (
-    SELECT FROM extractor.outbox o
-      JOIN unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[])) AS a (key, version)
-        ON o.key = a.key AND o.version = a.version
-     WHERE o.topic = :topic
-)
+_BEHIND = text(f"""
+SELECT o.key FROM extractor.outbox o
+  JOIN unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS uuid[]))
+       AS a (key, version, lease_token) ON {_ANSWERED}
+ ORDER BY o.key FOR UPDATE OF o
 """)
 
 _ADVANCE = text("""
@@ -117,24 +120,22 @@ SELECT setval('extractor.fact_versions', greatest(
 
 _REISSUE = text("""
 WITH stale AS MATERIALIZED (
-    SELECT o.key, nextval('extractor.fact_versions') AS version
-      FROM extractor.outbox o
-      JOIN unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[])) AS a (key, version)
-        ON o.key = a.key AND o.version = a.version
-     WHERE o.topic = :topic ORDER BY o.key FOR UPDATE OF o
+    SELECT key, nextval('extractor.fact_versions') AS version FROM unnest(CAST(:keys AS uuid[])) AS a (key)
 ), facts AS (
     UPDATE extractor.extractions e SET version = s.version, embedding_id = NULL, embedding_epoch = NULL
       FROM stale s WHERE e.extraction_id = s.key
 )
 UPDATE extractor.outbox o SET version = s.version, lease_owner = NULL, due_time = now()
   FROM stale s WHERE o.topic = :topic AND o.key = s.key
-RETURNING o.key
 """)
+
+# What the index knows and the database does not is found by a comparison.
+_SUSPECT = text("UPDATE extractor.timeline SET suspect_time = now()")
 
 # Facts that nothing will ever index: not acknowledged, no intent, no dead letter.
 _REQUEUE = text(f"""
-INSERT INTO extractor.outbox (topic, key, operation, version, project_id, source_id, traceparent)
-SELECT 'fact', e.extraction_id, {Operation.UPSERT:d}, e.version, e.project_id, e.source_id, :traceparent
+INSERT INTO extractor.outbox (topic, key, operation, version, since, project_id, source_id, traceparent)
+SELECT 'fact', e.extraction_id, {Operation.UPSERT:d}, e.version, e.version, e.project_id, e.source_id, :traceparent
   FROM extractor.extractions e
  WHERE e.embedding_id IS NULL AND e.extract_time < now() - CAST(:older_than AS interval)
    AND NOT EXISTS (SELECT FROM extractor.outbox o WHERE o.topic = 'fact' AND o.key = e.extraction_id)
@@ -144,7 +145,8 @@ ON CONFLICT (topic, key) DO NOTHING
 """)
 
 _BACKLOG = text("""
-SELECT topic, count(*) AS depth, min(create_time) AS oldest_time FROM extractor.outbox GROUP BY topic
+SELECT topic, count(*) AS depth, min(create_time) AS oldest_time
+  FROM extractor.outbox WHERE topic <> 'fact' OR since IS NOT NULL GROUP BY topic
 """)
 
 _WAITING = text("""
@@ -162,17 +164,28 @@ SELECT topic, key, operation, version, project_id, source_id, reason, message, a
  ORDER BY fail_time DESC, key DESC LIMIT :limit
 """)
 
+# With new versions: the index holds tombstones of those that it refused.
 _REPLAY = text("""
 WITH asked AS MATERIALIZED (
     SELECT DISTINCT key FROM unnest(CAST(:keys AS uuid[])) AS a (key)
 ), dead AS (
     DELETE FROM extractor.dead_letters d USING asked a WHERE d.key = a.key RETURNING d.*
+), facts AS (
+    UPDATE extractor.extractions e
+       SET version = nextval('extractor.fact_versions'), embedding_id = NULL, embedding_epoch = NULL
+      FROM dead d WHERE d.topic = 'fact' AND e.extraction_id = d.key
+    RETURNING e.extraction_id, e.version
+), living AS MATERIALIZED (
+    SELECT d.topic, d.key, d.project_id, d.source_id,
+           CASE WHEN d.topic = 'fact' AND f.extraction_id IS NULL THEN 2 ELSE 1 END AS operation,
+           CASE WHEN d.topic = 'job' THEN d.version
+                ELSE coalesce(f.version, nextval('extractor.fact_versions')) END AS version
+      FROM dead d LEFT JOIN facts f ON d.topic = 'fact' AND f.extraction_id = d.key
 ), revived AS (
-    INSERT INTO extractor.outbox (topic, key, operation, version, project_id, source_id, traceparent)
-    SELECT d.topic, d.key, CASE WHEN d.topic = 'fact' AND e.extraction_id IS NULL THEN 2 ELSE 1 END,
-           CASE WHEN d.topic = 'job' THEN d.version ELSE coalesce(e.version, nextval('extractor.fact_versions')) END,
-           d.project_id, d.source_id, :traceparent
-      FROM dead d LEFT JOIN extractor.extractions e ON d.topic = 'fact' AND e.extraction_id = d.key
+    INSERT INTO extractor.outbox (topic, key, operation, version, since, project_id, source_id, traceparent)
+    SELECT topic, key, operation, version, CASE WHEN topic = 'fact' THEN version END, project_id, source_id,
+           :traceparent
+      FROM living
     ON CONFLICT (topic, key) DO NOTHING
 )
 SELECT key FROM dead UNION SELECT o.key FROM extractor.outbox o JOIN asked a USING (key)
@@ -206,12 +219,7 @@ class PostgresOutbox:
 
     async def postpone(self, topic: Topic, postponed: Sequence[Postponed]) -> None:
         """Gives leases back until the delay is over; where a newer intent has come, for that one at once."""
-        parameters = {
-            "topic": topic.value,
-            "keys": [each.key for each in postponed],
-            "versions": [each.version for each in postponed],
-            "lease_tokens": [each.lease_token for each in postponed],
-        }
+        parameters = _answered(topic, postponed)
         await self._transaction.execute(_POSTPONE, {**parameters, "delays": [each.delay for each in postponed]})
         await self._transaction.execute(_FREE, parameters)
 
@@ -220,11 +228,7 @@ class PostgresOutbox:
 
         Returns the dead.
         """
-        answered = {
-            "topic": topic.value,
-            "keys": [each.key for each in rejections],
-            "versions": [each.version for each in rejections],
-        }
+        answered = _answered(topic, rejections)
         parameters = {
             **answered,
             "reasons": [int(each.reason) for each in rejections],
@@ -232,39 +236,30 @@ class PostgresOutbox:
             "contexts": [orjson.dumps(each.context).decode() for each in rejections],
         }
         buried = list((await self._transaction.execute(_BURY, parameters)).scalars())
-        await self._transaction.execute(_FREE, {**answered, "lease_tokens": [each.lease_token for each in rejections]})
+        await self._transaction.execute(_FREE, answered)
         return buried
 
     async def complete_jobs(self, intents: Sequence[Intent]) -> None:
         """Takes intents out that the scheduler has obeyed; where a newer one has come, frees it."""
-        parameters = {
-            "topic": Topic.JOB.value,
-            "keys": [intent.key for intent in intents],
-            "versions": [intent.version for intent in intents],
-        }
+        parameters = _answered(Topic.JOB, intents)
         await self._transaction.execute(_COMPLETE_JOBS, parameters)
-        await self._transaction.execute(
-            _FREE, {**parameters, "lease_tokens": [intent.lease_token for intent in intents]}
-        )
+        await self._transaction.execute(_FREE, parameters)
 
     async def reissue(self, intents: Sequence[Intent]) -> list[UUID]:
         """Answers an index that is ahead: the facts get versions above everything ever issued and are sent again.
 
         Where a newer intent has come in the meantime, that one is freed and nothing else is done. Returns the facts
-        that have a new version.
+        that have a new version; a reconciliation is then due.
         """
-        parameters = {
-            "topic": Topic.FACT.value,
-            "keys": [intent.key for intent in intents],
-            "versions": [intent.version for intent in intents],
-        }
-        await self._transaction.execute(
-            _FREE, {**parameters, "lease_tokens": [intent.lease_token for intent in intents]}
-        )
-        if not (await self._transaction.execute(_BEHIND, parameters)).scalar_one():
-            return []
-        await self._transaction.execute(_ADVANCE)
-        return list((await self._transaction.execute(_REISSUE, parameters)).scalars())
+        parameters = _answered(Topic.FACT, intents)
+        await self._transaction.execute(_LOCK_FACTS, {"keys": parameters["keys"]})
+        await self._transaction.execute(_FREE, parameters)
+        behind = list((await self._transaction.execute(_BEHIND, parameters)).scalars())
+        if behind:
+            await self._transaction.execute(_ADVANCE)
+            await self._transaction.execute(_REISSUE, {"topic": Topic.FACT.value, "keys": behind})
+            await self._transaction.execute(_SUSPECT)
+        return behind
 
     async def requeue_orphans(self, *, older_than: timedelta, limit: int, traceparent: str) -> int:
         """Sends facts again that have waited so long without an intent. Returns how many."""
@@ -297,6 +292,7 @@ class PostgresOutbox:
 
     async def replay(self, keys: Sequence[UUID], *, traceparent: str) -> set[UUID]:
         """Puts dead letters back, as the facts are now. Returns the keys that now wait in the outbox."""
+        await self._transaction.execute(_LOCK_FACTS, {"keys": list(keys)})
         result = await self._transaction.execute(_REPLAY, {"keys": list(keys), "traceparent": traceparent})
         return set(result.scalars())
 
@@ -307,15 +303,32 @@ class PostgresOutbox:
         return (await self._transaction.execute(statement, parameters)).mappings().all()
 
 
+def _answered(topic: Topic, answers: Sequence[Intent | Postponed | Rejection]) -> dict[str, Any]:
+    """Which lease of which version each answer is about."""
+    return {
+        "topic": topic.value,
+        "keys": [each.key for each in answers],
+        "versions": [each.version for each in answers],
+        "lease_tokens": [each.lease_token for each in answers],
+    }
+
+
+def _stated(row: RowMapping) -> dict[str, Any]:
+    """What an intent and a dead letter have in common."""
+    return {
+        "topic": Topic(row["topic"]),
+        "key": row["key"],
+        "operation": Operation(row["operation"]),
+        "version": row["version"],
+        "project_id": row["project_id"],
+        "source_id": row["source_id"],
+        "attempts": row["attempts"],
+    }
+
+
 def _intent(row: RowMapping) -> Intent:
     return Intent(
-        topic=Topic(row["topic"]),
-        key=row["key"],
-        operation=Operation(row["operation"]),
-        version=row["version"],
-        project_id=row["project_id"],
-        source_id=row["source_id"],
-        attempts=row["attempts"],
+        **_stated(row),
         lease_token=row["lease_token"],
         traceparent=row["traceparent"],
     )
@@ -323,36 +336,19 @@ def _intent(row: RowMapping) -> Intent:
 
 def _content(row: RowMapping) -> FactContent:
     return FactContent(
-        statement=row["statement"],
-        group=row["group_name"],
-        category=row["category"],
-        values=decode_values(row["field_values"]),
-        quote=row["quote"],
-        start=row["start_offset"],
-        end=row["end_offset"],
-        context_before=row["context_before"],
-        context_after=row["context_after"],
-        entities=tuple(row["entities"]),
-        confidence=row["confidence"],
+        **said(row),
         source_title=row["title"],
         source_uri=row["uri"],
         source_group=row["source_group"],
         source_version=row["visible_version"],
-        extract_time=row["extract_time"],
     )
 
 
 def _dead_letter(row: RowMapping) -> DeadLetter:
     return DeadLetter(
-        topic=Topic(row["topic"]),
-        key=row["key"],
-        operation=Operation(row["operation"]),
-        version=row["version"],
-        project_id=row["project_id"],
-        source_id=row["source_id"],
+        **_stated(row),
         reason=Reason(row["reason"]),
         message=row["message"],
-        attempts=row["attempts"],
         context=orjson.dumps(row["context"]).decode(),
         fail_time=row["fail_time"],
     )

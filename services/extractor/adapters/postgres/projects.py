@@ -60,7 +60,10 @@ _NAME_TAKEN = text("""
 SELECT project_id FROM extractor.projects WHERE display_name = :display_name AND project_id <> :project_id
 """)
 
-_DELETE = text("DELETE FROM extractor.projects WHERE project_id = :project_id")
+_DELETE = text("""
+WITH marker AS (DELETE FROM extractor.markers WHERE project_id = :project_id)
+DELETE FROM extractor.projects WHERE project_id = :project_id
+""")
 
 
 class PostgresProjects:

@@ -15,7 +15,6 @@ from services.extractor.domain.reconciliation import (
     Drift,
     DriftKind,
     FactState,
-    ProjectCount,
     RecordedDrift,
     Run,
     RunRequest,
@@ -42,9 +41,20 @@ _LAST = text(f"""
 SELECT * FROM extractor.reconciliations WHERE state = {RunState.DONE:d} ORDER BY start_time DESC LIMIT 1
 """)
 
-_FORGET = text("""
+# The newest one that ended well stays, however many failed after it.
+_FORGET = text(f"""
 DELETE FROM extractor.reconciliations WHERE run_id IN (
     SELECT run_id FROM extractor.reconciliations ORDER BY start_time DESC OFFSET :kept
+) AND run_id <> ALL (
+    SELECT run_id FROM extractor.reconciliations WHERE state = {RunState.DONE:d} ORDER BY start_time DESC LIMIT 1
+)
+""")
+
+_DUE = text(f"""
+SELECT NOT EXISTS (
+    SELECT FROM extractor.reconciliations r LEFT JOIN extractor.timeline t ON true
+     WHERE r.state = {RunState.DONE:d} AND NOT r.dry_run AND r.start_time > now() - CAST(:period AS interval)
+       AND r.start_time >= coalesce(greatest(t.notice_time, t.suspect_time), '-infinity')
 )
 """)
 
@@ -83,6 +93,7 @@ SELECT (get_byte(uuid_send(extraction_id), 0) << 4) | (get_byte(uuid_send(extrac
        count(*) AS fact_count,
        CAST(bit_xor(CAST('x' || encode(substr(sha256(
            uuid_send(extraction_id) || int8send(version) || content_hash || int8send(CAST(:epoch AS bigint))
+           || uuid_send(project_id)
        ), 1, {DIGEST_BYTES}), 'hex') AS bit(128))) AS text) AS digest
   FROM extractor.extractions WHERE extraction_id BETWEEN :low AND :high
  GROUP BY 1
@@ -108,35 +119,41 @@ _RAISE_VERSIONS = text("""
 SELECT setval('extractor.fact_versions', greatest(nextval('extractor.fact_versions'), CAST(:floor AS bigint)))
 """)
 
-# A fresh version in every case: what the index holds may have the present one, or one above it.
-_REPAIR = text(f"""
-WITH drifting AS MATERIALIZED (
+_DRIFTING = """
+drifting AS MATERIALIZED (
     SELECT * FROM unnest(CAST(:fact_ids AS uuid[]), CAST(:versions AS bigint[]), CAST(:project_ids AS uuid[]),
                          CAST(:source_ids AS uuid[])) AS d (fact_id, version, project_id, source_id)
-), revised AS (
+)"""
+
+# A fresh version in every case: what the index holds may have the present one, or one above it. An intent that has
+# come meanwhile states the version that was just replaced, since the fact's row is locked: it states the new one now.
+_REVISE = text(f"""
+WITH {_DRIFTING}, revised AS (
     UPDATE extractor.extractions e
        SET version = nextval('extractor.fact_versions'), embedding_id = NULL, embedding_epoch = NULL
       FROM drifting d WHERE e.extraction_id = d.fact_id AND e.version = d.version
-    RETURNING e.extraction_id AS key, {Operation.UPSERT:d} AS operation, e.version, e.project_id, e.source_id
-), ghosts AS (
-    SELECT d.fact_id AS key, {Operation.DELETE:d} AS operation, nextval('extractor.fact_versions') AS version,
-           d.project_id, d.source_id
-      FROM drifting d
-     WHERE d.version = 0 AND NOT EXISTS (SELECT FROM extractor.extractions e WHERE e.extraction_id = d.fact_id)
+    RETURNING e.extraction_id, e.version, e.project_id, e.source_id
 )
-INSERT INTO extractor.outbox (topic, key, operation, version, project_id, source_id, traceparent)
-SELECT 'fact', c.key, c.operation, c.version, c.project_id, c.source_id, :traceparent
-  FROM (SELECT * FROM revised UNION ALL SELECT * FROM ghosts) c
-ON CONFLICT (topic, key) DO NOTHING
+INSERT INTO extractor.outbox (topic, key, operation, version, since, project_id, source_id, traceparent)
+SELECT 'fact', r.extraction_id, {Operation.UPSERT:d}, r.version, r.version, r.project_id, r.source_id, :traceparent
+  FROM revised r
+ON CONFLICT (topic, key) DO UPDATE SET operation = EXCLUDED.operation, version = EXCLUDED.version
 RETURNING key
 """)
 
-_COUNTS = text("""
-SELECT p.project_id,
-       (SELECT count(*) FROM extractor.extractions e WHERE e.project_id = p.project_id) AS live,
-       (SELECT count(*) FROM extractor.outbox o WHERE o.topic = 'fact' AND o.project_id = p.project_id)
-     + (SELECT count(*) FROM extractor.dead_letters d WHERE d.topic = 'fact' AND d.project_id = p.project_id) AS pending
-  FROM extractor.projects p
+# A statement of its own, which sees facts that came while the one before waited. An intent that has come meanwhile
+# belongs to a writer, who knows better.
+_BANISH = text(f"""
+WITH {_DRIFTING}, ghosts AS MATERIALIZED (
+    SELECT d.fact_id, nextval('extractor.fact_versions') AS version, d.project_id, d.source_id
+      FROM drifting d
+     WHERE d.version = 0 AND NOT EXISTS (SELECT FROM extractor.extractions e WHERE e.extraction_id = d.fact_id)
+)
+INSERT INTO extractor.outbox (topic, key, operation, version, since, project_id, source_id, traceparent)
+SELECT 'fact', g.fact_id, {Operation.DELETE:d}, g.version, g.version, g.project_id, g.source_id, :traceparent
+  FROM ghosts g
+ON CONFLICT (topic, key) DO NOTHING
+RETURNING key
 """)
 
 # The timeline that is written to now. The control file tells that of the last checkpoint, which after the promotion of
@@ -261,26 +278,21 @@ class PostgresReconciliations:
         """Facts with an intent in the outbox, or among the dead letters: the index is known to lack these."""
         return frozenset((await self._transaction.execute(_PENDING, _ranges(buckets))).scalars())
 
-    async def counts(self) -> list[ProjectCount]:
-        result = await self._transaction.execute(_COUNTS)
-        return [ProjectCount(project_id=row.project_id, live=row.live, pending=row.pending) for row in result]
-
     async def repair(self, drifts: Sequence[Drift], *, traceparent: str) -> set[UUID]:
         """States the truth about each again, with a version above what the index holds. Returns those it did."""
         await self._transaction.execute(
             _RAISE_VERSIONS, {"floor": max((drift.indexed_version for drift in drifts), default=0)}
         )
-        result = await self._transaction.execute(
-            _REPAIR,
-            {
-                "fact_ids": [drift.fact_id for drift in drifts],
-                "versions": [drift.stored_version for drift in drifts],
-                "project_ids": [_owner(drift).project_id for drift in drifts],
-                "source_ids": [_owner(drift).source_id for drift in drifts],
-                "traceparent": traceparent,
-            },
-        )
-        return set(result.scalars())
+        parameters = {
+            "fact_ids": [drift.fact_id for drift in drifts],
+            "versions": [drift.stored_version for drift in drifts],
+            "project_ids": [_owner(drift).project_id for drift in drifts],
+            "source_ids": [_owner(drift).source_id for drift in drifts],
+            "traceparent": traceparent,
+        }
+        revised = await self._transaction.execute(_REVISE, parameters)
+        banished = await self._transaction.execute(_BANISH, parameters)
+        return {*revised.scalars(), *banished.scalars()}
 
     async def notice_timeline(self) -> bool:
         """Whether the database goes on under another history than when last asked: it was restored, or failed over.
@@ -291,6 +303,10 @@ class PostgresReconciliations:
         if changed:
             await self._transaction.execute(_OUTRUN)
         return bool(changed)
+
+    async def due(self, *, period: timedelta) -> bool:
+        """Whether no run has ended well that began so recently, and in this history, and after the last doubt."""
+        return (await self._transaction.execute(_DUE, {"period": period})).scalar_one()
 
     async def _one(self, statement: Any, **parameters: object) -> Run | None:
         row = (await self._transaction.execute(statement, parameters)).mappings().one_or_none()

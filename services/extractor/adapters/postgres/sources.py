@@ -105,6 +105,8 @@ _OF_PROJECT = text("""
 SELECT source_id FROM extractor.sources WHERE project_id = :project_id ORDER BY source_id FOR UPDATE
 """)
 
+_PROJECT = text("SELECT project_id FROM extractor.sources WHERE source_id = :source_id")
+
 _DELETE = text("DELETE FROM extractor.sources WHERE source_id = ANY(CAST(:source_ids AS uuid[]))")
 
 
@@ -147,6 +149,10 @@ class PostgresSources:
         """All sources of a project that is locked."""
         result = await self._transaction.execute(_OF_PROJECT, {"project_id": project_id})
         return list(result.scalars())
+
+    async def project_of(self, source_id: UUID) -> UUID | None:
+        result = await self._transaction.execute(_PROJECT, {"source_id": source_id})
+        return result.scalar_one_or_none()
 
     async def get(self, source_ids: Sequence[UUID]) -> dict[UUID, Source]:
         result = await self._transaction.execute(_GET, {"source_ids": list(source_ids)})

@@ -7,12 +7,13 @@ from sqlalchemy.exc import DBAPIError
 
 from services.extractor.adapters.postgres.extractions import PostgresExtractions
 from services.extractor.adapters.postgres.facts import PostgresFacts
+from services.extractor.adapters.postgres.markers import PostgresMarkers
 from services.extractor.adapters.postgres.outbox import PostgresOutbox
 from services.extractor.adapters.postgres.projects import PostgresProjects
 from services.extractor.adapters.postgres.reconciliations import PostgresReconciliations
 from services.extractor.adapters.postgres.sources import PostgresSources
 from services.extractor.adapters.postgres.versions import PostgresVersions
-from services.extractor.application.ports import Repositories
+from services.extractor.application.ports import Repositories, StatementRefused
 from services.shared.database.engine import Database
 from services.shared.database.failures import postgres_outage
 from services.shared.database.unit_of_work import Transaction, UnitOfWork
@@ -41,6 +42,16 @@ class ExtractorUnitOfWork:
 
 
 def _repositories(transaction: Transaction) -> Repositories:
+    @asynccontextmanager
+    async def savepoint() -> AsyncGenerator[None]:
+        try:
+            async with transaction.savepoint():
+                yield
+        except DBAPIError as error:
+            if postgres_outage(error) is not None:
+                raise
+            raise StatementRefused from error
+
     return Repositories(
         projects=PostgresProjects(transaction),
         sources=PostgresSources(transaction),
@@ -48,5 +59,7 @@ def _repositories(transaction: Transaction) -> Repositories:
         facts=PostgresFacts(transaction),
         extractions=PostgresExtractions(transaction),
         outbox=PostgresOutbox(transaction),
+        markers=PostgresMarkers(transaction),
         reconciliations=PostgresReconciliations(transaction),
+        savepoint=savepoint,
     )
