@@ -5,9 +5,13 @@ from hashlib import sha256
 from uuid import UUID
 
 from services.extractor.domain import identity
+from services.extractor.domain.outbox import Operation
+from services.indexer.domain.consistency import Watermark
 from services.indexer.domain.epochs import EpochState
+from services.indexer.domain.fact import FactId
 from services.indexer.domain.search import Query, SearchMode
 from services.shared.errors import ServiceError, Unavailable
+from tests.sim.database import Tables
 from tests.sim.extractor import UnitOfWork
 from tests.sim.fact_statements import NewFact
 from tests.sim.host import Host
@@ -20,6 +24,21 @@ PROJECTS = [UUID(int=1 << 64), UUID(int=2 << 64)]
 SOURCES = [(PROJECTS[number % 2], identity.source_id(PROJECTS[number % 2], f"doc-{number}")) for number in range(6)]
 WORDS = ("north", "south", "east", "west")
 IMAGES = 4
+
+
+def _stated(tables: Tables, project: UUID) -> dict[UUID, tuple[int, bool]]:
+    """What a search with a token must know of the facts of a project."""
+    gone = {
+        key: (row.version, False)
+        for key, row in tables.outbox.items()
+        if row.operation == Operation.DELETE and row.since is not None and row.project_id == project
+    }
+    live = {
+        key: (row.version, True)
+        for key, row in tables.facts.items()
+        if row.project_id == project and key not in tables.dead
+    }
+    return gone | live
 
 
 class Actors:
@@ -105,12 +124,28 @@ class Actors:
         project = self._world.rng.choice(PROJECTS)
         observer = self._system.observer
         since, then = dict(observer.acknowledged), self._system.database.committed
+        watermark: Watermark | None = None
         try:
-            page = await indexer.search(Query(project_id=str(project), text="north", mode=SearchMode.DENSE, limit=100))
+            if self._world.rng.random() < 0.3:
+                watermark, then = await self._token(project)
+                since |= _stated(then, project)
+            query = Query(project_id=str(project), text="north", mode=SearchMode.DENSE, limit=100, watermark=watermark)
+            page = await indexer.search(query)
         except ServiceError:
             return
         self._world.step(indexer.host.name, "search", (page.epoch, len(page.hits)))
         observer.saw(list(page.hits), epoch=page.epoch, project=project, since=since, then=then)
+
+    async def _token(self, project: UUID) -> tuple[Watermark, Tables]:
+        """A token, and what is committed when it is given out."""
+        unit_of_work = UnitOfWork(self._system.database, Host(self._world, "reader"))
+        async with unit_of_work() as repositories:
+            marker = identity.marker_id(project)
+            version = await repositories.markers.issue(project, marker=marker)
+            then = self._system.database.committed
+        for extractor in self._system.extractors:
+            extractor.relay.wake()
+        return Watermark(marker=FactId(str(marker)), version=version), then
 
     async def _replay(self, host: Host) -> None:
         unit_of_work = UnitOfWork(self._system.database, host)

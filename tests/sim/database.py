@@ -13,14 +13,14 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from services.extractor.domain.reconciliation import Run
+from services.extractor.domain.reconciliation import FactState, Run
 from services.shared.errors import OutcomeUnknown, Unavailable
 from tests.sim.host import Host
 from tests.sim.world import World
 
 HISTORY = 60
-RESTORE_SECONDS = 10.0
-"""How long a restore takes the server away: longer than a relay holds on to what it has in flight."""
+RESTORE_SECONDS = 0.3
+"""How long a restore takes the server away: less than a relay holds on to what it has in flight."""
 
 MICROSECONDS = 1_000_000
 
@@ -36,6 +36,17 @@ class FactRow(NamedTuple):
     time: float
 
 
+def fact_state(key: UUID, row: FactRow) -> FactState:
+    """The columns that are compared."""
+    return FactState(
+        fact_id=key,
+        project_id=row.project_id,
+        source_id=row.source_id,
+        version=row.version,
+        content_hash=row.content_hash,
+    )
+
+
 class OutboxRow(NamedTuple):
     operation: int
     version: int
@@ -44,7 +55,15 @@ class OutboxRow(NamedTuple):
     due: float
     attempts: int
     owner: str | None
-    token: int
+    token: UUID | None
+    since: int | None
+    """From which version on the fact waits; None for a marker."""
+
+
+class MarkerRow(NamedTuple):
+    marker: UUID
+    issued: int
+    sent: int
 
 
 class DeadRow(NamedTuple):
@@ -61,7 +80,9 @@ class RunRow(NamedTuple):
 
 
 class Tables:
-    __slots__ = ("dead", "facts", "outbox", "runs", "timeline")
+    """`noticed` and `suspected`: when the timeline last changed, and when the index was last ahead."""
+
+    __slots__ = ("dead", "facts", "markers", "noticed", "outbox", "runs", "suspected", "timeline")
 
     def __init__(
         self,
@@ -69,16 +90,32 @@ class Tables:
         outbox: dict[UUID, OutboxRow] | None = None,
         dead: dict[UUID, DeadRow] | None = None,
         runs: dict[UUID, RunRow] | None = None,
+        markers: dict[UUID, MarkerRow] | None = None,
+        *,
         timeline: int = 1,
+        noticed: float = 0.0,
+        suspected: float = 0.0,
     ) -> None:
         self.facts = facts or {}
         self.outbox = outbox or {}
         self.dead = dead or {}
         self.runs = runs or {}
+        self.markers = markers or {}
         self.timeline = timeline
+        self.noticed = noticed
+        self.suspected = suspected
 
     def copy(self) -> "Tables":
-        return Tables(dict(self.facts), dict(self.outbox), dict(self.dead), dict(self.runs), self.timeline)
+        return Tables(
+            dict(self.facts),
+            dict(self.outbox),
+            dict(self.dead),
+            dict(self.runs),
+            dict(self.markers),
+            timeline=self.timeline,
+            noticed=self.noticed,
+            suspected=self.suspected,
+        )
 
 
 class Point(NamedTuple):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
@@ -17,6 +17,7 @@ from tests.sim.database import Database
 from tests.sim.fact_statements import FactStatements
 from tests.sim.host import Host
 from tests.sim.indexer import Audit, Indexer, Nothing
+from tests.sim.marker_statements import MarkerStatements
 from tests.sim.outbox_statements import OutboxStatements
 from tests.sim.run_statements import RunStatements
 from tests.sim.stream import Network
@@ -30,6 +31,8 @@ class Repositories:
     facts: FactStatements
     outbox: OutboxStatements
     reconciliations: RunStatements
+    markers: MarkerStatements
+    savepoint: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 
 
 class UnitOfWork:
@@ -44,6 +47,7 @@ class UnitOfWork:
                 facts=FactStatements(transaction),
                 outbox=OutboxStatements(transaction),
                 reconciliations=RunStatements(transaction),
+                markers=MarkerStatements(transaction),
             )
 
 
@@ -64,7 +68,6 @@ class Extractor:
             ),
             unit_of_work=unit_of_work,
             wake=lambda _: self.relay.wake(),
-            clock=world.clock,
             period=timedelta(seconds=world.shape.period_seconds),
             orphan_after=timedelta(seconds=20),
             pace=0,
@@ -73,7 +76,7 @@ class Extractor:
         self.relay = FactRelay(
             unit_of_work=unit_of_work,
             indexer=self.network,
-            settle=SettleFacts(unit_of_work=unit_of_work, rng=rng, suspect=self.reconciliation.suspect),
+            settle=SettleFacts(unit_of_work=unit_of_work, rng=rng),
             settings=RelaySettings(owner=name, batch_size=5, max_in_flight=16, lease=LEASE, poll=timedelta(seconds=1)),
             rng=rng,
             metrics=Nothing(),

@@ -38,16 +38,18 @@ class FactStatements:
     async def replace(
         self, project_id: UUID, source_id: UUID, facts: Sequence[NewFact], *, traceparent: str = ""
     ) -> tuple[int, int]:
-        """_REPLACE. The INSERT draws its versions before it waits for rows that others have locked."""
+        """_REPLACE. The INSERT draws versions before it waits for rows that others have locked, the UPDATE after."""
         transaction = self._transaction
         await transaction.statement("replace facts", len(facts))
         drawn = [(fact, transaction.database.nextval()) for fact in facts]
         tables = await transaction.lock()
         changes: list[Change] = []
-        for fact, version in drawn:
-            held = tables.facts.get(fact.fact_id)
+        for fact, proposed in drawn:
+            held, version = tables.facts.get(fact.fact_id), proposed
             if held is not None and held.content_hash == fact.content_hash and not fact.moved:
                 continue
+            if held is not None and self._world.on("edit.draws_under_lock"):
+                version = transaction.database.nextval()
             kept = held and not self._world.on("edit.clears_embedding")
             tables.facts[fact.fact_id] = FactRow(
                 project_id,
@@ -82,6 +84,7 @@ class FactStatements:
             return set()
         transaction, world = self._transaction, self._world
         await transaction.statement("acknowledge", [(str(each.fact_id)[:8], each.version) for each in indexed])
+        joined = transaction.tables.outbox
         tables = await transaction.lock()
         recorded: set[UUID] = set()
         missed: list[IndexedFact] = []
@@ -90,11 +93,13 @@ class FactStatements:
             transaction.touched.add(key)
             fact, row = tables.facts.get(key), tables.outbox.get(key)
             same = fact is not None and (fact.version == each.version or not world.on("ack.fact_version"))
+            # The UPDATE looks at the fact again after its lock, and at the intent as its snapshot had it.
+            same = same and self._answers(each, joined.get(key))
             if fact is not None and same and each.embedding_id is not None:
                 tables.facts[key] = fact._replace(embedding_id=each.embedding_id, embedding_epoch=each.epoch)
                 recorded.add(key)
                 transaction.notes.append(("recorded", each))
-            if row is not None and (row.version == each.version or not world.on("ack.outbox_version")):
+            if row is not None and self._answers(each, row):
                 del tables.outbox[key]
                 transaction.notes.append(("settled", (key, row)))
             else:
@@ -102,6 +107,14 @@ class FactStatements:
         if missed:
             await self._free(tables, missed)
         return recorded
+
+    def _answers(self, each: IndexedFact, row: OutboxRow | None) -> bool:
+        on = self._world.on
+        return (
+            row is not None
+            and (row.version == each.version or not on("ack.outbox_version"))
+            and (row.token == each.lease_token or not on("ack.lease"))
+        )
 
     async def _free(self, tables: Tables, missed: Iterable[IndexedFact]) -> None:
         await self._transaction.statement("free newer")
@@ -138,5 +151,6 @@ class FactStatements:
                 held.due if held and keeps else now,
                 0,
                 held.owner if held else None,
-                held.token if held else 0,
+                held.token if held else None,
+                held.since if held else change.version,
             )

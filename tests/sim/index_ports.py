@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from datetime import datetime
 
 from services.indexer.application.ports import Embedded, PointWrite, SparseVector
+from services.indexer.domain.digest import Share, Shares, point_digest
 from services.indexer.domain.epochs import Catalogue, Epoch
 from services.indexer.domain.errors import TextRefused
 from services.indexer.domain.fact import FactContent, FactId, Intent, Operation, PointState
@@ -127,15 +128,28 @@ class SimScanner:
         self._host = host
 
     async def scan(
-        self, epoch: Epoch, *, buckets: Collection[int] | None = None, full: bool = False
+        self, epoch: Epoch, *, buckets: Collection[int] | None = None
     ) -> AsyncIterator[Sequence[ScannedPoint]]:
+        async for page in self._pages(epoch, buckets):
+            yield [_scanned(each, point) for each, point in page]
+
+    async def shares(
+        self, epoch: Epoch, *, buckets: Collection[int] | None = None, as_epoch: int | None = None
+    ) -> AsyncIterator[Shares]:
+        async for page in self._pages(epoch, buckets):
+            live = [share_of(point, as_epoch) for _, point in page if not point.tombstone]
+            yield Shares(live=live, tombstone_count=len(page) - len(live))
+
+    async def _pages(
+        self, epoch: Epoch, buckets: Collection[int] | None
+    ) -> AsyncIterator[Sequence[tuple[str, StoredPoint]]]:
         after = ""
         while True:
+            await self._host.wait(self._qdrant.world.delay(self._qdrant.world.shape.scan_seconds))
             page = await self._qdrant.read(self._host, lambda: self._page(epoch, buckets, after))  # noqa: B023
             if page:
-                await self._host.wait(self._qdrant.world.delay(self._qdrant.world.shape.scan_seconds))
                 self._qdrant.world.step(self._host.name, "scan", (epoch.number, len(page)))
-                yield [_scanned(each, point) for each, point in page]
+                yield page
                 after = page[-1][0]
             if len(page) < PAGE:
                 return
@@ -214,9 +228,6 @@ class SimSearcher:
         self._qdrant = qdrant
         self._host = host
 
-    def _tainted(self) -> bool:
-        return self._qdrant.restored
-
     async def rank(
         self, epoch: Epoch, query: Query, *, dense: Sequence[float], sparse: SparseVector | None, seconds: float
     ) -> Sequence[Ranked]:
@@ -227,7 +238,7 @@ class SimSearcher:
             points = qdrant.collection(name)
             live = [(each, p) for each, p in points.items() if p.project_id == query.project_id and not p.tombstone]
             for each, point in live:
-                if dense and point.model and point.model != dense[0] and not self._tainted():
+                if dense and point.model and point.model != dense[0]:
                     qdrant.world.broken("a search compared vectors of two models", (each, epoch.number))
             return [Ranked(embedding_id=each, source_id=point.source_id, score=1.0) for each, point in live]
 
@@ -302,6 +313,19 @@ def _point(write: PointWrite, epoch: Epoch, now: float) -> StoredPoint:
         statement=intent.content.statement if intent.content else "",
         deleted_at=now if gone else 0.0,
     )
+
+
+def share_of(point: StoredPoint, as_epoch: int | None = None) -> Share:
+    """`payload.share_of`."""
+    fact_id = FactId(point.fact_id)
+    digest = point_digest(
+        fact_id=fact_id,
+        version=point.version,
+        content_hash=point.content_hash,
+        epoch=point.epoch if as_epoch is None else as_epoch,
+        project_id=point.project_id,
+    )
+    return Share(bucket_of(fact_id), digest)
 
 
 def _state(point: StoredPoint) -> PointState:

@@ -70,7 +70,7 @@ class Indexer:
         embedder = SimEmbedder(world, host)
         store, facts, scanner = SimEpochStore(qdrant, host), SimFacts(qdrant, host), SimScanner(qdrant, host)
         self.epochs = Epochs(
-            store=store, embedder=embedder, clock=clock, prefix="facts", model="model-1", view_seconds=VIEW_SECONDS
+            store=store, embedder=embedder, clock=clock, name=self._name, model="model-1", view_seconds=VIEW_SECONDS
         )
         vectorizer = Vectorizer(embedder, batch_size=4, concurrency=2)
         epochs: Any = self.epochs if world.on("apply.looks_again") else OneView(self.epochs)
@@ -89,7 +89,7 @@ class Indexer:
             store=store,
             scanner=scanner,
             clock=clock,
-            prefix="facts",
+            name=self._name,
             settle_seconds=2 * VIEW_SECONDS if world.on("promote.settled") else 0.0,
         )
         self.search = SearchFacts(
@@ -115,7 +115,7 @@ class Indexer:
             clock=clock,
             retention=RETENTION,
             interval=timedelta(seconds=5),
-            collected=Nothing(),
+            metrics=Nothing(),
         )
 
     def start(self) -> None:
@@ -124,6 +124,10 @@ class Indexer:
         self.host.spawn(self.epochs.run(stop), name="epochs")
         self.host.spawn(self._backfill.run(stop), name="backfill")
         self.host.spawn(self._collector.run(stop), name="collector")
+
+    def _name(self, number: int) -> str:
+        unique = self._world.on("epochs.names_are_unique")
+        return f"facts_e{number}_{self._world.rng.getrandbits(32):08x}" if unique else f"facts_e{number}"
 
     async def _serve(self) -> None:
         async with self.intake:
@@ -163,13 +167,6 @@ class Audit:
         try:
             async for page in inspect.points(epoch=epoch, buckets=buckets):
                 yield [_point(point) for point in page]
-        except ServiceError as error:
-            raise _remote(error) from error
-
-    async def live_points(self, project_id: UUID) -> int:
-        inspect = await self._replica()
-        try:
-            return (await inspect.stats(project_id=str(project_id))).live_point_count
         except ServiceError as error:
             raise _remote(error) from error
 

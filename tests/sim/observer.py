@@ -8,7 +8,8 @@
 4. Versions of a fact grow.
 5. A lease that has not expired is not taken from its holder.
 6. Without a damaged or restored store a reconciliation repairs nothing.
-7. A search sees what was acknowledged before it began, and compares vectors of one model only.
+7. A search sees what was acknowledged before it began, with a token what was committed before that was given out,
+   and compares vectors of one model only.
 8. At rest: live facts = live points, digests byte-equal, every live fact has an `embedding_id`.
 """
 
@@ -19,9 +20,10 @@ from services.extractor.domain.outbox import IndexedFact, Operation
 from services.indexer.domain.digest import DigestTable
 from services.indexer.domain.epochs import Epoch, EpochState
 from services.indexer.domain.fact import FactId
-from services.indexer.domain.identity import BUCKET_COUNT
+from services.indexer.domain.identity import BUCKET_COUNT, embedding_id
 from services.indexer.domain.search import Hit
-from tests.sim.database import Database, OutboxRow, Tables, Transaction
+from tests.sim.database import Database, OutboxRow, Tables, Transaction, fact_state
+from tests.sim.index_ports import share_of
 from tests.sim.qdrant import Qdrant, StoredPoint
 from tests.sim.world import World
 
@@ -44,7 +46,8 @@ class Observer:
         self._tombstones: set[tuple[str, int]] = set()
         self._floors: dict[tuple[str, str], int] = {}
         self._versions: dict[UUID, int] = {}
-        self._leases: dict[UUID, tuple[int, float]] = {}
+        self._gone: set[UUID] = set()
+        self._leases: dict[UUID, tuple[UUID | None, float]] = {}
         database.watch = self._commit
         qdrant.watch = self._landing
 
@@ -88,15 +91,12 @@ class Observer:
             self._world.broken("a fact whose tombstone was collected came back", subject)
         elif before is not None and now.version <= before.version and not same:
             self._world.broken("a point went back to an older version", subject)
-        if not now.tombstone and f"facts_e{now.epoch}" != collection:
+        epoch = next(each for each in self._qdrant.catalogue.epochs if each.collection == collection)
+        if not now.tombstone and now.epoch != epoch.number:
             self._world.broken("a point of another epoch", subject)
-        if not self.tainted and not now.tombstone and now.model != self._model(now.epoch):
+        if not now.tombstone and now.model != float(epoch.model.rpartition("-")[2]):
             self._world.broken("a vector of another model", (*subject, now.model))
         self._floors[collection, point_id] = now.version
-
-    def _model(self, epoch: int) -> float:
-        found = next((each.model for each in self._qdrant.catalogue.epochs if each.number == epoch), f"model-{epoch}")
-        return float(found.rpartition("-")[2])
 
     # -- the database --------------------------------------------------------------
 
@@ -133,6 +133,8 @@ class Observer:
         held = self._landed.get((str(ack.embedding_id), fact.version), set())
         if (fact.content_hash, False) not in held:
             self._world.broken("an embedding id without a durable point", (ack.fact_id, fact.version, ack.version))
+        if str(ack.embedding_id) != embedding_id(ack.epoch or 0, FactId(str(ack.fact_id))):
+            self._world.broken("an embedding id of another epoch than recorded", (ack.fact_id, ack.epoch))
         self.acknowledged[ack.fact_id] = fact.version, True
 
     def _settled(self, key: UUID, row: OutboxRow | None) -> None:
@@ -144,19 +146,21 @@ class Observer:
         self.acknowledged[key] = row.version, False
 
     def _leased(self, key: UUID, row: OutboxRow, now: float) -> None:
-        token, until = self._leases.get(key, (0, 0.0))
+        token, until = self._leases.get(key, (None, 0.0))
         if until > now:
             self._world.broken("a lease was taken from its holder", (key, row.version, token, round(until - now, 2)))
         self._leases[key] = row.token, row.due
 
-    def _returned(self, key: UUID, token: int) -> None:
-        if self._leases.get(key, (0, 0.0))[0] == token:
+    def _returned(self, key: UUID, token: UUID | None) -> None:
+        if self._leases.get(key, (None, 0.0))[0] == token:
             self._leases.pop(key)
 
     def _has_intent(self, key: UUID, after: Tables) -> None:
         fact, row, dead = after.facts.get(key), after.outbox.get(key), after.dead.get(key)
         if row is not None:
             stated = row.version if row.operation == Operation.UPSERT else None
+            if row.since is None and row.operation == Operation.UPSERT:
+                self._world.broken("a fact whose intent nobody waits for", key)
             if stated != (fact.version if fact else None):
                 self._world.broken("an intent that does not state its fact", (key, row.version, fact and fact.version))
         elif fact is not None and fact.embedding_id is None and (dead is None or dead.version != fact.version):
@@ -169,10 +173,13 @@ class Observer:
     def _grows(self, key: UUID, after: Tables) -> None:
         fact, row = after.facts.get(key), after.outbox.get(key)
         version = fact.version if fact else row.version if row else 0
-        # A reissue and a publication may cross: the index then answers that it is ahead, and another reissue follows.
-        if version and version < self._versions.get(key, 0) and not self.tainted:
+        # A tombstone that is issued again crosses with a fact that comes back: the index, if it got that far, answers
+        # that it is ahead, and the fact is issued again too.
+        crossed = self.tainted and key in self._gone
+        if version and version < self._versions.get(key, 0) and not crossed:
             self._world.broken("the version of a fact fell", (key, self._versions[key], version))
-        self._versions[key] = max(version, self._versions.get(key, 0))
+        (self._gone.discard if fact else self._gone.add)(key)
+        self._versions[key] = version if crossed else max(version, self._versions.get(key, 0))
 
     # -- searches ------------------------------------------------------------------
 
@@ -191,9 +198,12 @@ class Observer:
 
     def _steady(self, key: UUID, version: int, project: UUID, then: Tables) -> bool:
         """Nothing has happened to the fact between the start of a search and its end."""
-        for tables in (then, self._database.committed):
+        now = self._database.committed
+        if key in now.outbox or key in now.dead:
+            return False
+        for tables in (then, now):
             fact = tables.facts.get(key)
-            if fact is None or fact.version != version or fact.project_id != project or key in tables.outbox:
+            if fact is None or fact.version != version or fact.project_id != project:
                 return False
         return True
 
@@ -248,7 +258,7 @@ def _sql_digests(tables: Tables, facts: dict, epoch: Epoch) -> dict[int, tuple[b
     sums: dict[int, reconciliation.Bucket] = {}
     for key, row in facts.items():
         bucket = reconciliation.bucket_of(key)
-        mine = reconciliation.share(fact_id=key, version=row.version, content_hash=row.content_hash, epoch=epoch.number)
+        mine = reconciliation.share(fact_state(key, row), epoch=epoch.number)
         sums[bucket] = sums.get(bucket, reconciliation.EMPTY).plus(mine)
     return {bucket: (each.digest.to_bytes(16), each.count) for bucket, each in sums.items()}
 
@@ -256,8 +266,5 @@ def _sql_digests(tables: Tables, facts: dict, epoch: Epoch) -> dict[int, tuple[b
 def _index_digests(live: list[StoredPoint]) -> dict[int, tuple[bytes, int]]:
     """The arithmetic of the indexer."""
     table = DigestTable()
-    for point in live:
-        table.add(
-            fact_id=FactId(point.fact_id), version=point.version, content_hash=point.content_hash, epoch=point.epoch
-        )
+    table.add(share_of(point) for point in live)
     return {row.bucket: (row.digest, row.point_count) for row in table.rows(0, BUCKET_COUNT - 1) if row.point_count}

@@ -33,7 +33,7 @@ class OutboxStatements:
             row = tables.outbox[key]
             leased = row._replace(
                 owner=owner,
-                token=row.token + 1,
+                token=UUID(int=self._world.rng.getrandbits(128)),
                 due=transaction.now + lease.total_seconds(),
                 attempts=row.attempts + 1,
             )
@@ -71,7 +71,8 @@ class OutboxStatements:
         for each in rejections:
             transaction.touched.add(each.key)
             row = tables.outbox.get(each.key)
-            if row is not None and (row.version == each.version or not self._world.on("bury.version")):
+            same = row is not None and (row.version == each.version or not self._world.on("bury.version"))
+            if row is not None and same and self._holds(row, each.lease_token):
                 del tables.outbox[each.key]
                 tables.dead[each.key] = DeadRow(row.operation, each.version, row.project_id, row.source_id)
                 transaction.notes.append(("settled", (each.key, None)))
@@ -80,12 +81,12 @@ class OutboxStatements:
         return buried
 
     async def reissue(self, intents: Sequence[Intent]) -> list[UUID]:
-        """_FREE, _BEHIND, _ADVANCE and _REISSUE."""
+        """_LOCK_FACTS, _FREE, _BEHIND, _ADVANCE, _REISSUE and _SUSPECT."""
         transaction = self._transaction
         await self._free([(each.key, each.version, each.lease_token) for each in intents])
         await transaction.statement("reissue", [(str(each.key)[:8], each.version) for each in intents])
         tables = await transaction.lock()
-        stale = sorted({each.key for each in intents if self._states(each.key, each.version)})
+        stale = sorted({each.key for each in intents if self._states(each)})
         if not stale:
             return []
         database = transaction.database
@@ -99,6 +100,7 @@ class OutboxStatements:
             row = tables.outbox[key]
             tables.outbox[key] = row._replace(version=version, owner=None, due=transaction.now)
             transaction.notes.append(("returned", (key, row.token)))
+        tables.suspected = transaction.now
         return stale
 
     async def requeue_orphans(self, *, older_than: timedelta, limit: int, traceparent: str) -> int:
@@ -130,11 +132,13 @@ class OutboxStatements:
             fact = tables.facts.get(key)
             if key not in tables.outbox:
                 operation = Operation.UPSERT if fact else Operation.DELETE
-                version = fact.version if fact else transaction.database.nextval()
+                version = transaction.database.nextval()
+                if fact is not None:
+                    tables.facts[key] = fact._replace(version=version, embedding_id=None, embedding_epoch=None)
                 tables.outbox[key] = _fresh(operation, version, fact or dead, transaction.now)
         return {key for key in keys if key in tables.outbox}
 
-    async def _free(self, answered: Sequence[tuple[UUID, int, int]]) -> None:
+    async def _free(self, answered: Sequence[tuple[UUID, int, UUID]]) -> None:
         """_FREE: where a newer intent has come in the meantime, the lease is given back for it."""
         transaction = self._transaction
         await transaction.statement("free newer")
@@ -145,19 +149,20 @@ class OutboxStatements:
                 tables.outbox[key] = row._replace(owner=None, due=transaction.now)
                 transaction.notes.append(("returned", (key, token)))
 
-    def _holds(self, row: OutboxRow, token: int) -> bool:
+    def _holds(self, row: OutboxRow, token: UUID) -> bool:
         return row.token == token or not self._world.on("lease.token")
 
-    def _states(self, key: UUID, version: int) -> bool:
-        row = self._transaction.tables.outbox.get(key)
-        return row is not None and row.version == version
+    def _states(self, intent: Intent) -> bool:
+        row = self._transaction.tables.outbox.get(intent.key)
+        return row is not None and row.version == intent.version and self._holds(row, intent.lease_token)
 
 
 def _fresh(operation: Operation, version: int, of: FactRow | DeadRow, now: float) -> OutboxRow:
-    return OutboxRow(int(operation), version, of.project_id, of.source_id, now, 0, None, 0)
+    return OutboxRow(int(operation), version, of.project_id, of.source_id, now, 0, None, None, version)
 
 
 def _intent(key: UUID, row: OutboxRow) -> Intent:
+    assert row.token is not None
     return Intent(
         topic=Topic.FACT,
         key=key,

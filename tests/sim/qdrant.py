@@ -56,7 +56,6 @@ class Qdrant:
         self.writer = ""
         self.alias = ""
         self.away_until = 0.0
-        self.restored = False
         self.lives = 0
         self.watch: Callable[[str, str, StoredPoint | None, StoredPoint | None], None] = lambda *_: None
 
@@ -67,7 +66,6 @@ class Qdrant:
 
     def restore(self, image: Image) -> None:
         self.world.step("qdrant", "restore", {name: len(points) for name, points in image.collections.items()})
-        self.restored = True
         self.lives += 1
         self.collections = {name: dict(points) for name, points in image.collections.items()}
         self.catalogue, self.writer, self.alias = image.catalogue, image.writer, image.alias

@@ -13,14 +13,14 @@ from services.extractor.domain.reconciliation import (
     Bucket,
     Drift,
     FactState,
-    ProjectCount,
     Run,
     RunRequest,
     RunState,
     bucket_of,
     share,
 )
-from tests.sim.database import FactRow, OutboxRow, RunRow, Transaction
+from tests.sim.database import FactRow, OutboxRow, RunRow, Transaction, fact_state
+from tests.sim.world import START
 
 
 class RunStatements:
@@ -43,7 +43,7 @@ class RunStatements:
             pace=request.pace,
             state=RunState.RUNNING,
             watermark=transaction.database.sequence,
-            start_time=self._world.clock.now(),
+            start_time=START + timedelta(seconds=transaction.now),
         )
         tables.runs[run_id] = RunRow(run, owner, transaction.now + lease.total_seconds())
         return run, True
@@ -66,9 +66,17 @@ class RunStatements:
         tables, database = await transaction.lock(), transaction.database
         if tables.timeline == database.generation or not self._world.on("restore.timeline"):
             return False
-        tables.timeline = database.generation
+        tables.timeline, tables.noticed = database.generation, transaction.now
         database.raise_sequence(database.clock_micros())
         return True
+
+    async def due(self, *, period: timedelta) -> bool:
+        """_DUE."""
+        await self._transaction.statement("due")
+        tables = self._transaction.tables
+        since = max(self._transaction.now - period.total_seconds(), tables.noticed, tables.suspected)
+        done = [row.run for row in tables.runs.values() if row.run.state is RunState.DONE and not row.run.dry_run]
+        return all(run.start_time < START + timedelta(seconds=since) for run in done)
 
     async def get(self, run_id: UUID) -> Run | None:
         """_GET."""
@@ -109,7 +117,7 @@ class RunStatements:
         for key, row in self._transaction.tables.facts.items():
             bucket = bucket_of(key)
             if first <= bucket <= last:
-                mine = share(fact_id=key, version=row.version, content_hash=row.content_hash, epoch=epoch)
+                mine = share(fact_state(key, row), epoch=epoch)
                 found[bucket] = found.get(bucket, EMPTY).plus(mine)
         return found
 
@@ -118,15 +126,7 @@ class RunStatements:
         await self._transaction.statement("facts in buckets")
         wanted = set(buckets)
         return {
-            key: FactState(
-                fact_id=key,
-                project_id=row.project_id,
-                source_id=row.source_id,
-                version=row.version,
-                content_hash=row.content_hash,
-            )
-            for key, row in self._transaction.tables.facts.items()
-            if bucket_of(key) in wanted
+            key: fact_state(key, row) for key, row in self._transaction.tables.facts.items() if bucket_of(key) in wanted
         }
 
     async def pending_in(self, buckets: Sequence[int]) -> frozenset[UUID]:
@@ -137,22 +137,8 @@ class RunStatements:
         wanted, tables = set(buckets), self._transaction.tables
         return frozenset(key for key in (*tables.outbox, *tables.dead) if bucket_of(key) in wanted)
 
-    async def counts(self) -> list[ProjectCount]:
-        """_COUNTS."""
-        await self._transaction.statement("count facts")
-        tables = self._transaction.tables
-        projects = sorted({row.project_id for row in (*tables.facts.values(), *tables.outbox.values())})
-        return [
-            ProjectCount(
-                project_id=project,
-                live=sum(row.project_id == project for row in tables.facts.values()),
-                pending=sum(row.project_id == project for row in (*tables.outbox.values(), *tables.dead.values())),
-            )
-            for project in projects
-        ]
-
     async def repair(self, drifts: Sequence[Drift], *, traceparent: str) -> set[UUID]:
-        """_RAISE_VERSIONS and _REPAIR."""
+        """_RAISE_VERSIONS, _REVISE and _BANISH."""
         transaction = self._transaction
         await transaction.statement("repair", [(str(drift.fact_id)[:8], drift.kind.name) for drift in drifts])
         tables = await transaction.lock()
@@ -162,18 +148,22 @@ class RunStatements:
         repaired: set[UUID] = set()
         revised: list[Drift] = []
         for drift in drifts:
-            row = self._revised(drift)
-            if row is not None:
-                revised.append(drift)
-            if row is not None and drift.fact_id not in tables.outbox:
-                tables.outbox[drift.fact_id] = row
-                repaired.add(drift.fact_id)
+            row, held = self._revised(drift), tables.outbox.get(drift.fact_id)
+            if row is None:
+                continue
+            revised.append(drift)
+            if held is not None and row.operation == Operation.DELETE:
+                continue
+            if held is not None:
+                row = held._replace(operation=row.operation, version=row.version)
+            tables.outbox[drift.fact_id] = row
+            repaired.add(drift.fact_id)
         transaction.notes.append(("repaired", [drift for drift in drifts if drift.fact_id in repaired]))
         transaction.notes.append(("revised", revised))
         return repaired
 
     def _revised(self, drift: Drift) -> OutboxRow | None:
-        """The CTEs `revised` and `ghosts`."""
+        """What _REVISE and _BANISH state about one fact."""
         transaction, world = self._transaction, self._world
         tables, key = transaction.tables, drift.fact_id
         transaction.touched.add(key)
@@ -186,13 +176,15 @@ class RunStatements:
             return None
         owner = drift.fact or drift.point
         assert owner is not None
+        version = of.version if of else transaction.database.nextval()
         return OutboxRow(
             int(Operation.UPSERT if of else Operation.DELETE),
-            of.version if of else transaction.database.nextval(),
+            version,
             of.project_id if of else owner.project_id,
             of.source_id if of else owner.source_id,
             transaction.now,
             0,
             None,
-            0,
+            None,
+            version,
         )

@@ -85,25 +85,17 @@ class System:
             self.world.broken("a reconciliation at rest found drift", dict(run.drift_counts))
 
     async def _mend(self) -> None:
-        """A restored database is noticed by itself; for a changed index the operator asks for a run.
-
-        Noticing and opening the run are two transactions, and a run that fails is not repeated before its period:
-        where the first comparison has come to nothing, the operator asks too.
-        """
-        if not self.observer.index_tainted:
-            await self._until("the restored database was noticed", self._noticed)
-            await self._until("its comparison has ended", lambda: self._running() is None)
-        if self.observer.index_tainted or RunState.DONE not in self._runs_since_restore():
+        """A restored database is noticed and compared by itself; for a changed index the operator asks for a run."""
+        if self.observer.index_tainted:
             await self._reconcile()
+        else:
+            await self._until("the restored database was compared", self._compared)
 
-    def _noticed(self) -> bool:
-        return self.database.committed.timeline == self.database.generation
-
-    def _runs_since_restore(self) -> set[RunState]:
-        """How runs ended that were begun after the database was restored."""
+    def _compared(self) -> bool:
+        """Whether a run has ended well that was begun after the database was restored."""
         since = START + timedelta(seconds=self.observer.restored_at)
         runs = (row.run for row in self.database.committed.runs.values())
-        return {run.state for run in runs if run.start_time > since and run.state is not RunState.RUNNING}
+        return any(run.start_time > since and run.state is RunState.DONE for run in runs)
 
     def _idle(self) -> bool:
         return not self.database.committed.outbox and self._running() is None
@@ -122,10 +114,7 @@ class System:
             await asyncio.sleep(0.5)
 
     async def _promote(self) -> None:
-        """An epoch that is being built must become whole and open its gate.
-
-        Dead letters may keep it shut: what was written to one epoch only, before a newer version was rejected, stays.
-        """
+        """An epoch that is being built must become whole and open its gate."""
         building = [each for each in self.qdrant.catalogue.epochs if each.state is EpochState.BUILDING]
         deadline = self.world.loop.time() + PATIENCE
         for epoch in building:
@@ -134,8 +123,6 @@ class System:
                     await self.indexers[0].switch.promote(epoch.number)
                     break
                 except ServiceError as error:
-                    if self.database.committed.dead and self.world.loop.time() > deadline - PATIENCE + 30:
-                        return
                     if self.world.loop.time() > deadline:
                         self.world.broken("an epoch does not become whole", (epoch.number, error.message))
                 await asyncio.sleep(1)

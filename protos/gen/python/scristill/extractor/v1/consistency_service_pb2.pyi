@@ -378,6 +378,7 @@ class GetConsistencyResponse(_message.Message):
     DEAD_LETTER_COUNT_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     OPEN_SOURCE_COUNT_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     fact_count: _builtins.int
     """Live facts."""
     indexed_count: _builtins.int
@@ -388,6 +389,11 @@ class GetConsistencyResponse(_message.Message):
     """Intents among the dead letters."""
     open_source_count: _builtins.int
     """Sources that are PENDING or EXTRACTING."""
+    consistency_token: _builtins.str
+    """Token for `SearchRequest.consistency_token`: a search with it sees all that
+    this project's facts were when this call read them, deletions included.
+    Set with `project_id`.
+    """
     @_builtins.property
     def oldest_intent_age(self) -> _duration_pb2.Duration:
         """Age of the oldest intent in the outbox; unset if there is none."""
@@ -406,10 +412,11 @@ class GetConsistencyResponse(_message.Message):
         dead_letter_count: _builtins.int = ...,
         certificate: Global___ConsistencyCertificate | None = ...,
         open_source_count: _builtins.int = ...,
+        consistency_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "oldest_intent_age", b"oldest_intent_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "dead_letter_count", b"dead_letter_count", "fact_count", b"fact_count", "indexed_count", b"indexed_count", "oldest_intent_age", b"oldest_intent_age", "open_source_count", b"open_source_count", "pending_intent_count", b"pending_intent_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "consistency_token", b"consistency_token", "dead_letter_count", b"dead_letter_count", "fact_count", b"fact_count", "indexed_count", b"indexed_count", "oldest_intent_age", b"oldest_intent_age", "open_source_count", b"open_source_count", "pending_intent_count", b"pending_intent_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

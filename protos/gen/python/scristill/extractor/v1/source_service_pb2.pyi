@@ -396,8 +396,13 @@ class DeleteSourceResponse(_message.Message):
 
     EXTRACTION_COUNT_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     extraction_count: _builtins.int
     """Facts deleted."""
+    consistency_token: _builtins.str
+    """Token for `SearchRequest.consistency_token`: a search with it does not find
+    the facts that were deleted.
+    """
     @_builtins.property
     def certificate(self) -> Global___DeletionCertificate:
         """What was removed, and the proof that nothing is left. Set with `certify`."""
@@ -407,10 +412,11 @@ class DeleteSourceResponse(_message.Message):
         *,
         extraction_count: _builtins.int = ...,
         certificate: Global___DeletionCertificate | None = ...,
+        consistency_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "extraction_count", b"extraction_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "consistency_token", b"consistency_token", "extraction_count", b"extraction_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from scristill.errors.v1 import item_failure_pb2 as scristill_dot_errors_dot_v1_dot_item__failure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fscristill/indexer/v1/fact.proto\x12\x14scristill.indexer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&scristill/errors/v1/item_failure.proto\"\xae\x03\n\nFactIntent\x12\x19\n\x07\x66\x61\x63t_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x44\n\toperation\x18\x03 \x01(\x0e\x32%.scristill.indexer.v1.IntentOperationB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\nproject_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\tsource_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x0c\x63ontent_hash\x18\x06 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\x32\n\x07\x63ontent\x18\x07 \x01(\x0b\x32!.scristill.indexer.v1.FactContent\x12\x19\n\x06vector\x18\x08 \x03(\x02\x42\t\xbaH\x06\x92\x01\x03\x10\x80 \x12\x13\n\x0btraceparent\x18\t \x01(\t:g\xbaHd\x1a\x62\n\x13\x66\x61\x63t_intent.content\x12!content is required for an upsert\x1a(this.operation != 1 || has(this.content)\"\xf9\x03\n\x0b\x46\x61\x63tContent\x12\x1c\n\tstatement\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01\x12\x30\n\x08\x65vidence\x18\x02 \x01(\x0b\x32\x1e.scristill.indexer.v1.Evidence\x12\x16\n\x05group\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08\x63\x61tegory\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12G\n\x06\x66ields\x18\x05 \x03(\x0b\x32-.scristill.indexer.v1.FactContent.FieldsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x1a\n\x08\x65ntities\x18\x06 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12+\n\nconfidence\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1e\n\x0csource_title\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1c\n\nsource_uri\x18\t \x01(\tB\x08\xbaH\x05r\x03(\x80 \x12\x1e\n\x0csource_group\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x16\n\x0esource_version\x18\x0b \x01(\x03\x12\x30\n\x0c\x65xtract_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x95\x01\n\x08\x45vidence\x12\x18\n\x05quote\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12\x16\n\x05start\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x14\n\x03\x65nd\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12 \n\x0e\x63ontext_before\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1f\n\rcontext_after\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"\xbc\x01\n\tIntentAck\x12\x0f\n\x07\x66\x61\x63t_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x34\n\x07outcome\x18\x03 \x01(\x0e\x32#.scristill.indexer.v1.IntentOutcome\x12\x14\n\x0c\x65mbedding_id\x18\x04 \x01(\t\x12\x0e\n\x06\x65pochs\x18\x05 \x03(\x03\x12\x31\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32 .scristill.errors.v1.ItemFailure\"\xa5\x01\n\x0cIndexedPoint\x12\x14\n\x0c\x65mbedding_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61\x63t_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x14\n\x0c\x63ontent_hash\x18\x04 \x01(\x0c\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x12\n\nproject_id\x18\x06 \x01(\t\x12\x11\n\tsource_id\x18\x07 \x01(\t\x12\x11\n\ttombstone\x18\x08 \x01(\x08\"C\n\x0c\x42ucketDigest\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x13\n\x0bpoint_count\x18\x03 \x01(\x03\"\xcd\x01\n\x05\x45poch\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .scristill.indexer.v1.EpochState\x12\x17\n\x0f\x65mbedding_model\x18\x03 \x01(\t\x12\x11\n\tdimension\x18\x04 \x01(\x05\x12\x12\n\ncollection\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bpoint_count\x18\x07 \x01(\x03*m\n\x0fIntentOperation\x12 \n\x1cINTENT_OPERATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17INTENT_OPERATION_UPSERT\x10\x01\x12\x1b\n\x17INTENT_OPERATION_DELETE\x10\x02*\xa1\x01\n\rIntentOutcome\x12\x1e\n\x1aINTENT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTENT_OUTCOME_APPLIED\x10\x01\x12\x1d\n\x19INTENT_OUTCOME_SUPERSEDED\x10\x02\x12\x1b\n\x17INTENT_OUTCOME_REJECTED\x10\x03\x12\x18\n\x14INTENT_OUTCOME_RETRY\x10\x04*\x8f\x01\n\nEpochState\x12\x1b\n\x17\x45POCH_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45POCH_STATE_BUILDING\x10\x01\x12\x17\n\x13\x45POCH_STATE_SERVING\x10\x02\x12\x18\n\x14\x45POCH_STATE_RETIRING\x10\x03\x12\x17\n\x13\x45POCH_STATE_DROPPED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fscristill/indexer/v1/fact.proto\x12\x14scristill.indexer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&scristill/errors/v1/item_failure.proto\"\xec\x03\n\nFactIntent\x12\x19\n\x07\x66\x61\x63t_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x44\n\toperation\x18\x03 \x01(\x0e\x32%.scristill.indexer.v1.IntentOperationB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1c\n\nproject_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1b\n\tsource_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x0c\x63ontent_hash\x18\x06 \x01(\x0c\x42\x07\xbaH\x04z\x02h \x12\x32\n\x07\x63ontent\x18\x07 \x01(\x0b\x32!.scristill.indexer.v1.FactContent\x12\x19\n\x06vector\x18\x08 \x03(\x02\x42\t\xbaH\x06\x92\x01\x03\x10\x80 \x12\x13\n\x0btraceparent\x18\t \x01(\t\x12<\n\x07vectors\x18\n \x03(\x0b\x32!.scristill.indexer.v1.KnownVectorB\x08\xbaH\x05\x92\x01\x02\x10\x04:g\xbaHd\x1a\x62\n\x13\x66\x61\x63t_intent.content\x12!content is required for an upsert\x1a(this.operation != 1 || has(this.content)\"O\n\x0bKnownVector\x12#\n\x0f\x65mbedding_model\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\x06values\x18\x02 \x03(\x02\x42\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80 \"\xf9\x03\n\x0b\x46\x61\x63tContent\x12\x1c\n\tstatement\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01\x12\x30\n\x08\x65vidence\x18\x02 \x01(\x0b\x32\x1e.scristill.indexer.v1.Evidence\x12\x16\n\x05group\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x08\x63\x61tegory\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12G\n\x06\x66ields\x18\x05 \x03(\x0b\x32-.scristill.indexer.v1.FactContent.FieldsEntryB\x08\xbaH\x05\x9a\x01\x02\x10@\x12\x1a\n\x08\x65ntities\x18\x06 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\x12+\n\nconfidence\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1e\n\x0csource_title\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1c\n\nsource_uri\x18\t \x01(\tB\x08\xbaH\x05r\x03(\x80 \x12\x1e\n\x0csource_group\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x16\n\x0esource_version\x18\x0b \x01(\x03\x12\x30\n\x0c\x65xtract_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x95\x01\n\x08\x45vidence\x12\x18\n\x05quote\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12\x16\n\x05start\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x14\n\x03\x65nd\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12 \n\x0e\x63ontext_before\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1f\n\rcontext_after\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"\x89\x02\n\tIntentAck\x12\x0f\n\x07\x66\x61\x63t_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x34\n\x07outcome\x18\x03 \x01(\x0e\x32#.scristill.indexer.v1.IntentOutcome\x12\x14\n\x0c\x65mbedding_id\x18\x04 \x01(\t\x12\x0e\n\x06\x65pochs\x18\x05 \x03(\x03\x12\x31\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32 .scristill.errors.v1.ItemFailure\x12\x17\n\x0f\x65mbedding_epoch\x18\x07 \x01(\x03\x12\x32\n\x07vectors\x18\x08 \x03(\x0b\x32!.scristill.indexer.v1.KnownVector\"\xa5\x01\n\x0cIndexedPoint\x12\x14\n\x0c\x65mbedding_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61\x63t_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x14\n\x0c\x63ontent_hash\x18\x04 \x01(\x0c\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x12\n\nproject_id\x18\x06 \x01(\t\x12\x11\n\tsource_id\x18\x07 \x01(\t\x12\x11\n\ttombstone\x18\x08 \x01(\x08\"C\n\x0c\x42ucketDigest\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x13\n\x0bpoint_count\x18\x03 \x01(\x03\"\xcd\x01\n\x05\x45poch\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .scristill.indexer.v1.EpochState\x12\x17\n\x0f\x65mbedding_model\x18\x03 \x01(\t\x12\x11\n\tdimension\x18\x04 \x01(\x05\x12\x12\n\ncollection\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bpoint_count\x18\x07 \x01(\x03*m\n\x0fIntentOperation\x12 \n\x1cINTENT_OPERATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17INTENT_OPERATION_UPSERT\x10\x01\x12\x1b\n\x17INTENT_OPERATION_DELETE\x10\x02*\xa1\x01\n\rIntentOutcome\x12\x1e\n\x1aINTENT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTENT_OUTCOME_APPLIED\x10\x01\x12\x1d\n\x19INTENT_OUTCOME_SUPERSEDED\x10\x02\x12\x1b\n\x17INTENT_OUTCOME_REJECTED\x10\x03\x12\x18\n\x14INTENT_OUTCOME_RETRY\x10\x04*\x8f\x01\n\nEpochState\x12\x1b\n\x17\x45POCH_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45POCH_STATE_BUILDING\x10\x01\x12\x17\n\x13\x45POCH_STATE_SERVING\x10\x02\x12\x18\n\x14\x45POCH_STATE_RETIRING\x10\x03\x12\x17\n\x13\x45POCH_STATE_DROPPED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,8 +48,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FACTINTENT'].fields_by_name['content_hash']._serialized_options = b'\272H\004z\002h '
   _globals['_FACTINTENT'].fields_by_name['vector']._loaded_options = None
   _globals['_FACTINTENT'].fields_by_name['vector']._serialized_options = b'\272H\006\222\001\003\020\200 '
+  _globals['_FACTINTENT'].fields_by_name['vectors']._loaded_options = None
+  _globals['_FACTINTENT'].fields_by_name['vectors']._serialized_options = b'\272H\005\222\001\002\020\004'
   _globals['_FACTINTENT']._loaded_options = None
   _globals['_FACTINTENT']._serialized_options = b'\272Hd\032b\n\023fact_intent.content\022!content is required for an upsert\032(this.operation != 1 || has(this.content)'
+  _globals['_KNOWNVECTOR'].fields_by_name['embedding_model']._loaded_options = None
+  _globals['_KNOWNVECTOR'].fields_by_name['embedding_model']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_KNOWNVECTOR'].fields_by_name['values']._loaded_options = None
+  _globals['_KNOWNVECTOR'].fields_by_name['values']._serialized_options = b'\272H\010\222\001\005\010\001\020\200 '
   _globals['_FACTCONTENT_FIELDSENTRY']._loaded_options = None
   _globals['_FACTCONTENT_FIELDSENTRY']._serialized_options = b'8\001'
   _globals['_FACTCONTENT'].fields_by_name['statement']._loaded_options = None
@@ -80,26 +86,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVIDENCE'].fields_by_name['context_before']._serialized_options = b'\272H\005r\003\030\310\001'
   _globals['_EVIDENCE'].fields_by_name['context_after']._loaded_options = None
   _globals['_EVIDENCE'].fields_by_name['context_after']._serialized_options = b'\272H\005r\003\030\310\001'
-  _globals['_INTENTOPERATION']._serialized_start=1888
-  _globals['_INTENTOPERATION']._serialized_end=1997
-  _globals['_INTENTOUTCOME']._serialized_start=2000
-  _globals['_INTENTOUTCOME']._serialized_end=2161
-  _globals['_EPOCHSTATE']._serialized_start=2164
-  _globals['_EPOCHSTATE']._serialized_end=2307
+  _globals['_INTENTOPERATION']._serialized_start=2108
+  _globals['_INTENTOPERATION']._serialized_end=2217
+  _globals['_INTENTOUTCOME']._serialized_start=2220
+  _globals['_INTENTOUTCOME']._serialized_end=2381
+  _globals['_EPOCHSTATE']._serialized_start=2384
+  _globals['_EPOCHSTATE']._serialized_end=2527
   _globals['_FACTINTENT']._serialized_start=160
-  _globals['_FACTINTENT']._serialized_end=590
-  _globals['_FACTCONTENT']._serialized_start=593
-  _globals['_FACTCONTENT']._serialized_end=1098
-  _globals['_FACTCONTENT_FIELDSENTRY']._serialized_start=1053
-  _globals['_FACTCONTENT_FIELDSENTRY']._serialized_end=1098
-  _globals['_EVIDENCE']._serialized_start=1101
-  _globals['_EVIDENCE']._serialized_end=1250
-  _globals['_INTENTACK']._serialized_start=1253
-  _globals['_INTENTACK']._serialized_end=1441
-  _globals['_INDEXEDPOINT']._serialized_start=1444
-  _globals['_INDEXEDPOINT']._serialized_end=1609
-  _globals['_BUCKETDIGEST']._serialized_start=1611
-  _globals['_BUCKETDIGEST']._serialized_end=1678
-  _globals['_EPOCH']._serialized_start=1681
-  _globals['_EPOCH']._serialized_end=1886
+  _globals['_FACTINTENT']._serialized_end=652
+  _globals['_KNOWNVECTOR']._serialized_start=654
+  _globals['_KNOWNVECTOR']._serialized_end=733
+  _globals['_FACTCONTENT']._serialized_start=736
+  _globals['_FACTCONTENT']._serialized_end=1241
+  _globals['_FACTCONTENT_FIELDSENTRY']._serialized_start=1196
+  _globals['_FACTCONTENT_FIELDSENTRY']._serialized_end=1241
+  _globals['_EVIDENCE']._serialized_start=1244
+  _globals['_EVIDENCE']._serialized_end=1393
+  _globals['_INTENTACK']._serialized_start=1396
+  _globals['_INTENTACK']._serialized_end=1661
+  _globals['_INDEXEDPOINT']._serialized_start=1664
+  _globals['_INDEXEDPOINT']._serialized_end=1829
+  _globals['_BUCKETDIGEST']._serialized_start=1831
+  _globals['_BUCKETDIGEST']._serialized_end=1898
+  _globals['_EPOCH']._serialized_start=1901
+  _globals['_EPOCH']._serialized_end=2106
 # @@protoc_insertion_point(module_scope)

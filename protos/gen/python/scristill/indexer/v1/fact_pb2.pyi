@@ -128,6 +128,7 @@ class FactIntent(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
     fact_id: _builtins.str
     """Identity of the fact. Required."""
     version: _builtins.int
@@ -154,6 +155,14 @@ class FactIntent(_message.Message):
         embeds `content.statement`.
         """
 
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownVector]:
+        """Vectors of `content.statement` that are known already, at most one per
+        model. An epoch whose model is among them takes the vector as it is; every
+        other epoch embeds the statement. An UPSERT whose vector has not the
+        dimension of its epoch, or is not finite, is rejected with VECTOR_INVALID.
+        """
+
     def __init__(
         self,
         *,
@@ -166,14 +175,43 @@ class FactIntent(_message.Message):
         content: Global___FactContent | None = ...,
         vector: _abc.Iterable[_builtins.float] | None = ...,
         traceparent: _builtins.str = ...,
+        vectors: _abc.Iterable[Global___KnownVector] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "content_hash", b"content_hash", "fact_id", b"fact_id", "operation", b"operation", "project_id", b"project_id", "source_id", b"source_id", "traceparent", b"traceparent", "vector", b"vector", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "content_hash", b"content_hash", "fact_id", b"fact_id", "operation", b"operation", "project_id", b"project_id", "source_id", b"source_id", "traceparent", b"traceparent", "vector", b"vector", "vectors", b"vectors", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FactIntent: _TypeAlias = FactIntent  # noqa: Y015
+
+@_typing.final
+class KnownVector(_message.Message):
+    """A vector with the model that made it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    embedding_model: _builtins.str
+    """Model that made the vector. Required."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The vector. Required."""
+
+    def __init__(
+        self,
+        *,
+        embedding_model: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_model", b"embedding_model", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KnownVector: _TypeAlias = KnownVector  # noqa: Y015
 
 @_typing.final
 class FactContent(_message.Message):
@@ -321,6 +359,8 @@ class IntentAck(_message.Message):
     EMBEDDING_ID_FIELD_NUMBER: _builtins.int
     EPOCHS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    EMBEDDING_EPOCH_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
     fact_id: _builtins.str
     """The fact."""
     version: _builtins.int
@@ -328,7 +368,13 @@ class IntentAck(_message.Message):
     outcome: Global___IntentOutcome.ValueType
     """What became of it."""
     embedding_id: _builtins.str
-    """Identity of the point: UUIDv5(epoch, fact id). Set for APPLIED upserts."""
+    """Identity of the point: UUIDv5(`embedding_epoch`, fact id). Set for APPLIED
+    upserts.
+    """
+    embedding_epoch: _builtins.int
+    """Epoch that `embedding_id` belongs to: the one that is searched. Set for
+    APPLIED upserts.
+    """
     @_builtins.property
     def epochs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Epochs in which the point is durable now."""
@@ -336,6 +382,13 @@ class IntentAck(_message.Message):
     @_builtins.property
     def failure(self) -> _item_failure_pb2.ItemFailure:
         """Why, for REJECTED and RETRY."""
+
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownVector]:
+        """Vectors that the indexer embedded for an APPLIED upsert, one per model. Set
+        on a stream that was opened with `return_vectors`, and never for vectors
+        that came with the intent.
+        """
 
     def __init__(
         self,
@@ -346,10 +399,12 @@ class IntentAck(_message.Message):
         embedding_id: _builtins.str = ...,
         epochs: _abc.Iterable[_builtins.int] | None = ...,
         failure: _item_failure_pb2.ItemFailure | None = ...,
+        embedding_epoch: _builtins.int = ...,
+        vectors: _abc.Iterable[Global___KnownVector] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_id", b"embedding_id", "epochs", b"epochs", "fact_id", b"fact_id", "failure", b"failure", "outcome", b"outcome", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_epoch", b"embedding_epoch", "embedding_id", b"embedding_id", "epochs", b"epochs", "fact_id", b"fact_id", "failure", b"failure", "outcome", b"outcome", "vectors", b"vectors", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -411,7 +466,8 @@ class BucketDigest(_message.Message):
 
     Bucket of a fact: the first 12 bits of its id. Digest: XOR, over the points,
     of SHA-256(fact id as 16 bytes ‖ version as 8 bytes big endian ‖ content hash
-    ‖ epoch as 8 bytes big endian), cut to 16 bytes. Tombstones do not count.
+    ‖ epoch as 8 bytes big endian ‖ project id as 16 bytes), cut to 16 bytes.
+    Tombstones do not count.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

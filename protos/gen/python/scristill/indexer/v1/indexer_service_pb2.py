@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from scristill.indexer.v1 import fact_pb2 as scristill_dot_indexer_dot_v1_dot_fact__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*scristill/indexer/v1/indexer_service.proto\x12\x14scristill.indexer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fscristill/indexer/v1/fact.proto\"\x8e\x01\n\x11IndexFactsRequest\x12\x35\n\x04open\x18\x01 \x01(\x0b\x32%.scristill.indexer.v1.IndexStreamOpenH\x00\x12\x32\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32!.scristill.indexer.v1.IntentBatchH\x00\x42\x0e\n\x05\x66rame\x12\x05\xbaH\x02\x08\x01\"0\n\x0fIndexStreamOpen\x12\x1d\n\tclient_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"R\n\x0bIntentBatch\x12\x43\n\x07intents\x18\x01 \x03(\x0b\x32 .scristill.indexer.v1.FactIntentB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\"\x80\x02\n\x12IndexFactsResponse\x12\x39\n\x06opened\x18\x01 \x01(\x0b\x32\'.scristill.indexer.v1.IndexStreamOpenedH\x00\x12\x30\n\x04\x61\x63ks\x18\x02 \x01(\x0b\x32 .scristill.indexer.v1.IntentAcksH\x00\x12=\n\x08\x64raining\x18\x03 \x01(\x0b\x32).scristill.indexer.v1.IndexStreamDrainingH\x00\x12\x35\n\x04\x64one\x18\x04 \x01(\x0b\x32%.scristill.indexer.v1.IndexStreamDoneH\x00\x42\x07\n\x05\x66rame\"W\n\x11IndexStreamOpened\x12+\n\x06\x65pochs\x18\x01 \x03(\x0b\x32\x1b.scristill.indexer.v1.Epoch\x12\x15\n\rmax_in_flight\x18\x02 \x01(\x05\";\n\nIntentAcks\x12-\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x1f.scristill.indexer.v1.IntentAck\"I\n\x13IndexStreamDraining\x12\x32\n\x0freconnect_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"-\n\x0fIndexStreamDone\x12\x1a\n\x12\x61\x63knowledged_count\x18\x01 \x01(\x03\"\x97\x01\n\x12ScanDigestsRequest\x12\x16\n\x05\x65poch\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12 \n\x0c\x66irst_bucket\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xff\x1f(\x00\x12\x1f\n\x0blast_bucket\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xff\x1f(\x00\x12&\n\x15max_points_per_second\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x8c\x01\n\x13ScanDigestsResponse\x12\x36\n\x07\x64igests\x18\x01 \x01(\x0b\x32#.scristill.indexer.v1.BucketDigestsH\x00\x12\x34\n\x04\x64one\x18\x02 \x01(\x0b\x32$.scristill.indexer.v1.DigestScanDoneH\x00\x42\x07\n\x05\x66rame\"D\n\rBucketDigests\x12\x33\n\x07\x64igests\x18\x01 \x03(\x0b\x32\".scristill.indexer.v1.BucketDigest\"M\n\x0e\x44igestScanDone\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x13\n\x0bpoint_count\x18\x02 \x01(\x03\x12\x17\n\x0ftombstone_count\x18\x03 \x01(\x03\"R\n\x11ListPointsRequest\x12\x16\n\x05\x65poch\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12%\n\x07\x62uckets\x18\x02 \x03(\x05\x42\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x80 \"\x07\x1a\x05\x18\xff\x1f(\x00\"\x89\x01\n\x12ListPointsResponse\x12\x35\n\x06points\x18\x01 \x01(\x0b\x32#.scristill.indexer.v1.IndexedPointsH\x00\x12\x33\n\x04\x64one\x18\x02 \x01(\x0b\x32#.scristill.indexer.v1.PointListDoneH\x00\x42\x07\n\x05\x66rame\"C\n\rIndexedPoints\x12\x32\n\x06points\x18\x01 \x03(\x0b\x32\".scristill.indexer.v1.IndexedPoint\"$\n\rPointListDone\x12\x13\n\x0bpoint_count\x18\x01 \x01(\x03\"U\n\x12\x43reateEpochRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0f\x65mbedding_model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"A\n\x13\x43reateEpochResponse\x12*\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x1b.scristill.indexer.v1.Epoch\"N\n\x13PromoteEpochRequest\x12\x16\n\x05\x65poch\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"B\n\x14PromoteEpochResponse\x12*\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x1b.scristill.indexer.v1.Epoch\"K\n\x10\x44ropEpochRequest\x12\x16\n\x05\x65poch\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x13\n\x11\x44ropEpochResponse\"7\n\x14GetIndexStatsRequest\x12\x1f\n\nproject_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x90\x01\n\x15GetIndexStatsResponse\x12+\n\x06\x65pochs\x18\x01 \x03(\x0b\x32\x1b.scristill.indexer.v1.Epoch\x12\x18\n\x10live_point_count\x18\x02 \x01(\x03\x12\x17\n\x0ftombstone_count\x18\x03 \x01(\x03\x12\x17\n\x0fin_flight_count\x18\x04 \x01(\x03\x32\xd1\x05\n\x0eIndexerService\x12\x63\n\nIndexFacts\x12\'.scristill.indexer.v1.IndexFactsRequest\x1a(.scristill.indexer.v1.IndexFactsResponse(\x01\x30\x01\x12\x64\n\x0bScanDigests\x12(.scristill.indexer.v1.ScanDigestsRequest\x1a).scristill.indexer.v1.ScanDigestsResponse0\x01\x12\x61\n\nListPoints\x12\'.scristill.indexer.v1.ListPointsRequest\x1a(.scristill.indexer.v1.ListPointsResponse0\x01\x12\x62\n\x0b\x43reateEpoch\x12(.scristill.indexer.v1.CreateEpochRequest\x1a).scristill.indexer.v1.CreateEpochResponse\x12\x65\n\x0cPromoteEpoch\x12).scristill.indexer.v1.PromoteEpochRequest\x1a*.scristill.indexer.v1.PromoteEpochResponse\x12\\\n\tDropEpoch\x12&.scristill.indexer.v1.DropEpochRequest\x1a\'.scristill.indexer.v1.DropEpochResponse\x12h\n\rGetIndexStats\x12*.scristill.indexer.v1.GetIndexStatsRequest\x1a+.scristill.indexer.v1.GetIndexStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*scristill/indexer/v1/indexer_service.proto\x12\x14scristill.indexer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fscristill/indexer/v1/fact.proto\"\x8e\x01\n\x11IndexFactsRequest\x12\x35\n\x04open\x18\x01 \x01(\x0b\x32%.scristill.indexer.v1.IndexStreamOpenH\x00\x12\x32\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32!.scristill.indexer.v1.IntentBatchH\x00\x42\x0e\n\x05\x66rame\x12\x05\xbaH\x02\x08\x01\"H\n\x0fIndexStreamOpen\x12\x1d\n\tclient_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x0ereturn_vectors\x18\x02 \x01(\x08\"R\n\x0bIntentBatch\x12\x43\n\x07intents\x18\x01 \x03(\x0b\x32 .scristill.indexer.v1.FactIntentB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\"\x80\x02\n\x12IndexFactsResponse\x12\x39\n\x06opened\x18\x01 \x01(\x0b\x32\'.scristill.indexer.v1.IndexStreamOpenedH\x00\x12\x30\n\x04\x61\x63ks\x18\x02 \x01(\x0b\x32 .scristill.indexer.v1.IntentAcksH\x00\x12=\n\x08\x64raining\x18\x03 \x01(\x0b\x32).scristill.indexer.v1.IndexStreamDrainingH\x00\x12\x35\n\x04\x64one\x18\x04 \x01(\x0b\x32%.scristill.indexer.v1.IndexStreamDoneH\x00\x42\x07\n\x05\x66rame\"W\n\x11IndexStreamOpened\x12+\n\x06\x65pochs\x18\x01 \x03(\x0b\x32\x1b.scristill.indexer.v1.Epoch\x12\x15\n\rmax_in_flight\x18\x02 \x01(\x05\";\n\nIntentAcks\x12-\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x1f.scristill.indexer.v1.IntentAck\"I\n\x13IndexStreamDraining\x12\x32\n\x0freconnect_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"-\n\x0fIndexStreamDone\x12\x1a\n\x12\x61\x63knowledged_count\x18\x01 \x01(\x03\"\x97\x01\n\x12ScanDigestsRequest\x12\x16\n\x05\x65poch\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12 \n\x0c\x66irst_bucket\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xff\x1f(\x00\x12\x1f\n\x0blast_bucket\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xff\x1f(\x00\x12&\n\x15max_points_per_second\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x8c\x01\n\x13ScanDigestsResponse\x12\x36\n\x07\x64igests\x18\x01 \x01(\x0b\x32#.scristill.indexer.v1.BucketDigestsH\x00\x12\x34\n\x04\x64one\x18\x02 \x01(\x0b\x32$.scristill.indexer.v1.DigestScanDoneH\x00\x42\x07\n\x05\x66rame\"D\n\rBucketDigests\x12\x33\n\x07\x64igests\x18\x01 \x03(\x0b\x32\".scristill.indexer.v1.BucketDigest\"M\n\x0e\x44igestScanDone\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x13\n\x0bpoint_count\x18\x02 \x01(\x03\x12\x17\n\x0ftombstone_count\x18\x03 \x01(\x03\"R\n\x11ListPointsRequest\x12\x16\n\x05\x65poch\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12%\n\x07\x62uckets\x18\x02 \x03(\x05\x42\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x80 \"\x07\x1a\x05\x18\xff\x1f(\x00\"\x89\x01\n\x12ListPointsResponse\x12\x35\n\x06points\x18\x01 \x01(\x0b\x32#.scristill.indexer.v1.IndexedPointsH\x00\x12\x33\n\x04\x64one\x18\x02 \x01(\x0b\x32#.scristill.indexer.v1.PointListDoneH\x00\x42\x07\n\x05\x66rame\"C\n\rIndexedPoints\x12\x32\n\x06points\x18\x01 \x03(\x0b\x32\".scristill.indexer.v1.IndexedPoint\"$\n\rPointListDone\x12\x13\n\x0bpoint_count\x18\x01 \x01(\x03\"U\n\x12\x43reateEpochRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12!\n\x0f\x65mbedding_model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"A\n\x13\x43reateEpochResponse\x12*\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x1b.scristill.indexer.v1.Epoch\"N\n\x13PromoteEpochRequest\x12\x16\n\x05\x65poch\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"B\n\x14PromoteEpochResponse\x12*\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x1b.scristill.indexer.v1.Epoch\"K\n\x10\x44ropEpochRequest\x12\x16\n\x05\x65poch\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x13\n\x11\x44ropEpochResponse\"7\n\x14GetIndexStatsRequest\x12\x1f\n\nproject_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x90\x01\n\x15GetIndexStatsResponse\x12+\n\x06\x65pochs\x18\x01 \x03(\x0b\x32\x1b.scristill.indexer.v1.Epoch\x12\x18\n\x10live_point_count\x18\x02 \x01(\x03\x12\x17\n\x0ftombstone_count\x18\x03 \x01(\x03\x12\x17\n\x0fin_flight_count\x18\x04 \x01(\x03\x32\xd1\x05\n\x0eIndexerService\x12\x63\n\nIndexFacts\x12\'.scristill.indexer.v1.IndexFactsRequest\x1a(.scristill.indexer.v1.IndexFactsResponse(\x01\x30\x01\x12\x64\n\x0bScanDigests\x12(.scristill.indexer.v1.ScanDigestsRequest\x1a).scristill.indexer.v1.ScanDigestsResponse0\x01\x12\x61\n\nListPoints\x12\'.scristill.indexer.v1.ListPointsRequest\x1a(.scristill.indexer.v1.ListPointsResponse0\x01\x12\x62\n\x0b\x43reateEpoch\x12(.scristill.indexer.v1.CreateEpochRequest\x1a).scristill.indexer.v1.CreateEpochResponse\x12\x65\n\x0cPromoteEpoch\x12).scristill.indexer.v1.PromoteEpochRequest\x1a*.scristill.indexer.v1.PromoteEpochResponse\x12\\\n\tDropEpoch\x12&.scristill.indexer.v1.DropEpochRequest\x1a\'.scristill.indexer.v1.DropEpochResponse\x12h\n\rGetIndexStats\x12*.scristill.indexer.v1.GetIndexStatsRequest\x1a+.scristill.indexer.v1.GetIndexStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,51 +69,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEXFACTSREQUEST']._serialized_start=163
   _globals['_INDEXFACTSREQUEST']._serialized_end=305
   _globals['_INDEXSTREAMOPEN']._serialized_start=307
-  _globals['_INDEXSTREAMOPEN']._serialized_end=355
-  _globals['_INTENTBATCH']._serialized_start=357
-  _globals['_INTENTBATCH']._serialized_end=439
-  _globals['_INDEXFACTSRESPONSE']._serialized_start=442
-  _globals['_INDEXFACTSRESPONSE']._serialized_end=698
-  _globals['_INDEXSTREAMOPENED']._serialized_start=700
-  _globals['_INDEXSTREAMOPENED']._serialized_end=787
-  _globals['_INTENTACKS']._serialized_start=789
-  _globals['_INTENTACKS']._serialized_end=848
-  _globals['_INDEXSTREAMDRAINING']._serialized_start=850
-  _globals['_INDEXSTREAMDRAINING']._serialized_end=923
-  _globals['_INDEXSTREAMDONE']._serialized_start=925
-  _globals['_INDEXSTREAMDONE']._serialized_end=970
-  _globals['_SCANDIGESTSREQUEST']._serialized_start=973
-  _globals['_SCANDIGESTSREQUEST']._serialized_end=1124
-  _globals['_SCANDIGESTSRESPONSE']._serialized_start=1127
-  _globals['_SCANDIGESTSRESPONSE']._serialized_end=1267
-  _globals['_BUCKETDIGESTS']._serialized_start=1269
-  _globals['_BUCKETDIGESTS']._serialized_end=1337
-  _globals['_DIGESTSCANDONE']._serialized_start=1339
-  _globals['_DIGESTSCANDONE']._serialized_end=1416
-  _globals['_LISTPOINTSREQUEST']._serialized_start=1418
-  _globals['_LISTPOINTSREQUEST']._serialized_end=1500
-  _globals['_LISTPOINTSRESPONSE']._serialized_start=1503
-  _globals['_LISTPOINTSRESPONSE']._serialized_end=1640
-  _globals['_INDEXEDPOINTS']._serialized_start=1642
-  _globals['_INDEXEDPOINTS']._serialized_end=1709
-  _globals['_POINTLISTDONE']._serialized_start=1711
-  _globals['_POINTLISTDONE']._serialized_end=1747
-  _globals['_CREATEEPOCHREQUEST']._serialized_start=1749
-  _globals['_CREATEEPOCHREQUEST']._serialized_end=1834
-  _globals['_CREATEEPOCHRESPONSE']._serialized_start=1836
-  _globals['_CREATEEPOCHRESPONSE']._serialized_end=1901
-  _globals['_PROMOTEEPOCHREQUEST']._serialized_start=1903
-  _globals['_PROMOTEEPOCHREQUEST']._serialized_end=1981
-  _globals['_PROMOTEEPOCHRESPONSE']._serialized_start=1983
-  _globals['_PROMOTEEPOCHRESPONSE']._serialized_end=2049
-  _globals['_DROPEPOCHREQUEST']._serialized_start=2051
-  _globals['_DROPEPOCHREQUEST']._serialized_end=2126
-  _globals['_DROPEPOCHRESPONSE']._serialized_start=2128
-  _globals['_DROPEPOCHRESPONSE']._serialized_end=2147
-  _globals['_GETINDEXSTATSREQUEST']._serialized_start=2149
-  _globals['_GETINDEXSTATSREQUEST']._serialized_end=2204
-  _globals['_GETINDEXSTATSRESPONSE']._serialized_start=2207
-  _globals['_GETINDEXSTATSRESPONSE']._serialized_end=2351
-  _globals['_INDEXERSERVICE']._serialized_start=2354
-  _globals['_INDEXERSERVICE']._serialized_end=3075
+  _globals['_INDEXSTREAMOPEN']._serialized_end=379
+  _globals['_INTENTBATCH']._serialized_start=381
+  _globals['_INTENTBATCH']._serialized_end=463
+  _globals['_INDEXFACTSRESPONSE']._serialized_start=466
+  _globals['_INDEXFACTSRESPONSE']._serialized_end=722
+  _globals['_INDEXSTREAMOPENED']._serialized_start=724
+  _globals['_INDEXSTREAMOPENED']._serialized_end=811
+  _globals['_INTENTACKS']._serialized_start=813
+  _globals['_INTENTACKS']._serialized_end=872
+  _globals['_INDEXSTREAMDRAINING']._serialized_start=874
+  _globals['_INDEXSTREAMDRAINING']._serialized_end=947
+  _globals['_INDEXSTREAMDONE']._serialized_start=949
+  _globals['_INDEXSTREAMDONE']._serialized_end=994
+  _globals['_SCANDIGESTSREQUEST']._serialized_start=997
+  _globals['_SCANDIGESTSREQUEST']._serialized_end=1148
+  _globals['_SCANDIGESTSRESPONSE']._serialized_start=1151
+  _globals['_SCANDIGESTSRESPONSE']._serialized_end=1291
+  _globals['_BUCKETDIGESTS']._serialized_start=1293
+  _globals['_BUCKETDIGESTS']._serialized_end=1361
+  _globals['_DIGESTSCANDONE']._serialized_start=1363
+  _globals['_DIGESTSCANDONE']._serialized_end=1440
+  _globals['_LISTPOINTSREQUEST']._serialized_start=1442
+  _globals['_LISTPOINTSREQUEST']._serialized_end=1524
+  _globals['_LISTPOINTSRESPONSE']._serialized_start=1527
+  _globals['_LISTPOINTSRESPONSE']._serialized_end=1664
+  _globals['_INDEXEDPOINTS']._serialized_start=1666
+  _globals['_INDEXEDPOINTS']._serialized_end=1733
+  _globals['_POINTLISTDONE']._serialized_start=1735
+  _globals['_POINTLISTDONE']._serialized_end=1771
+  _globals['_CREATEEPOCHREQUEST']._serialized_start=1773
+  _globals['_CREATEEPOCHREQUEST']._serialized_end=1858
+  _globals['_CREATEEPOCHRESPONSE']._serialized_start=1860
+  _globals['_CREATEEPOCHRESPONSE']._serialized_end=1925
+  _globals['_PROMOTEEPOCHREQUEST']._serialized_start=1927
+  _globals['_PROMOTEEPOCHREQUEST']._serialized_end=2005
+  _globals['_PROMOTEEPOCHRESPONSE']._serialized_start=2007
+  _globals['_PROMOTEEPOCHRESPONSE']._serialized_end=2073
+  _globals['_DROPEPOCHREQUEST']._serialized_start=2075
+  _globals['_DROPEPOCHREQUEST']._serialized_end=2150
+  _globals['_DROPEPOCHRESPONSE']._serialized_start=2152
+  _globals['_DROPEPOCHRESPONSE']._serialized_end=2171
+  _globals['_GETINDEXSTATSREQUEST']._serialized_start=2173
+  _globals['_GETINDEXSTATSREQUEST']._serialized_end=2228
+  _globals['_GETINDEXSTATSRESPONSE']._serialized_start=2231
+  _globals['_GETINDEXSTATSRESPONSE']._serialized_end=2375
+  _globals['_INDEXERSERVICE']._serialized_start=2378
+  _globals['_INDEXERSERVICE']._serialized_end=3099
 # @@protoc_insertion_point(module_scope)

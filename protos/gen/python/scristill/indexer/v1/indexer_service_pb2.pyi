@@ -59,16 +59,23 @@ class IndexStreamOpen(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENT_ID_FIELD_NUMBER: _builtins.int
+    RETURN_VECTORS_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """Name of the client, for logs. Required."""
+    return_vectors: _builtins.bool
+    """Acks of upserts carry the vectors that the indexer embedded, so that a
+    client can keep them and send them as known ones when it fills an index
+    again. Default: they do not.
+    """
     def __init__(
         self,
         *,
         client_id: _builtins.str = ...,
+        return_vectors: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "return_vectors", b"return_vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
