@@ -141,10 +141,11 @@ class Reconciler:
         facts = asyncio.create_task(self._fact_digests(run.epoch, first, last), name="reconcile-facts")
         try:
             epoch, points = await self._index.digests(epoch=run.epoch, first=first, last=last, pace=run.pace)
-            return epoch, await facts, points
-        finally:
+        except BaseException:
             facts.cancel()
-            await asyncio.wait({facts})
+            await asyncio.gather(facts, return_exceptions=True)
+            raise
+        return epoch, await facts, points
 
     async def _fact_digests(self, epoch: int, first: int, last: int) -> dict[int, Bucket]:
         async with self._unit_of_work() as repositories:

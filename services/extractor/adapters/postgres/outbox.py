@@ -28,10 +28,11 @@ from services.extractor.domain.outbox import (
 from services.shared.database.unit_of_work import Transaction
 from services.shared.errors import Reason
 
+# The rows of one statement share a token, which is drawn once: key and token together name a lease.
 _LEASED = """
 leased AS (
     UPDATE extractor.outbox o
-       SET lease_owner = :owner, lease_token = gen_random_uuid(), due_time = now() + CAST(:lease AS interval),
+       SET lease_owner = :owner, lease_token = (SELECT gen_random_uuid()), due_time = now() + CAST(:lease AS interval),
            attempts = o.attempts + 1
       FROM (
         SELECT topic, key FROM extractor.outbox
