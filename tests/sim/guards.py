@@ -122,7 +122,7 @@ REPLACED: Mapping[str, tuple[str, Any, str, Any]] = {
     "backfill.tombstones": ("tombstones are brought over too", filling.Backfill, "_copy", _without_tombstones),
 }
 
-GUARDS = tuple((*MODELLED, *REPLACED))
+GUARDS = (*MODELLED, *REPLACED)
 
 RARE = (
     "apply.newest_of_a_batch",
