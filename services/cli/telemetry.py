@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from services.cli.version import suite_version
@@ -45,7 +44,7 @@ def untraced() -> Generator[None]:
         otel_context.detach(token)
 
 
-def _configure(endpoint: str | None) -> TracerProvider:
+def _configure(endpoint: str | None) -> tracing.Provider:
     if endpoint:
         os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint
         os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", EXPORT_SECONDS)

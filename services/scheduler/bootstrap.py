@@ -1,6 +1,5 @@
 """The only place where the scheduler is wired."""
 
-import gc
 import random
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -104,9 +103,6 @@ async def bootstrap(settings: SchedulerSettings, runtime: Runtime) -> AsyncGener
         await stores.upkeep.prepare_partitions()
         application = _application(settings, runtime, stores)
         async with application.produce, application.work:
-            # What is loaded now lives as long as the process; a full collection need not walk through it each time.
-            gc.collect()
-            gc.freeze()
             yield Service(
                 registrations=_registrations(settings, runtime, stores, application),
                 loops=_loops(settings, stores, application),
@@ -172,7 +168,7 @@ def _registrations(
         steerer=application.steerer,
         dispatcher=application.dispatcher,
         drain=runtime.drain,
-        new_id=Uuid7(),
+        new_id=Uuid7().text,
     )
     worker = WorkerServicer(
         dispatcher=application.dispatcher,
@@ -182,7 +178,7 @@ def _registrations(
         clock=runtime.clock,
         drain=runtime.drain,
         accept_timeout=timedelta(seconds=settings.accept_timeout_seconds),
-        new_id=Uuid7(),
+        new_id=Uuid7().text,
     )
     return [
         register(scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server, scheduler),
@@ -229,6 +225,7 @@ def _loops(settings: SchedulerSettings, stores: _Stores, application: _Applicati
     )
     foreign = ForeignChanges(
         log=stores.log,
+        leases=stores.leases,
         ready=stores.ready,
         dispatcher=dispatcher,
         interval=timedelta(seconds=settings.foreign_poll_seconds),

@@ -1,8 +1,9 @@
 """The one micro-batcher: many callers, few calls.
 
-Items that arrive within `linger` of each other, or while earlier batches are under way,
-go together, and each caller gets the result of its own item. A caller that gives up
-takes its item out unless its batch has started; a batch is never cancelled by a caller.
+Items that arrive within `linger` of each other, while earlier batches are under way, or
+within `spacing` of the last batch's start, go together, and each caller gets the result
+of its own item. A caller that gives up takes its item out unless its batch has started;
+a batch is never cancelled by a caller.
 """
 
 import asyncio
@@ -38,8 +39,10 @@ class Batcher(Generic[ItemT, ResultT]):
     Up to `concurrency` batches run at once. At most `max_pending` items wait, and
     `submit` waits for room beyond that. With a linger of zero a batch leaves as soon as
     a slot is free: nothing is delayed when idle, and batches form by themselves under
-    load. Leaving the block sends what is left and waits for it; when that is cancelled,
-    the callers get `ServerDraining`.
+    load. `spacing` lets them grow where a batch costs more than a wait: after a batch of
+    several items, one that is not full starts no sooner than that. Leaving the block
+    sends what is left and waits for it; when that is cancelled, the callers get
+    `ServerDraining`.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Batcher(Generic[ItemT, ResultT]):
         name: str,
         max_weight: int,
         linger: timedelta = timedelta(),
+        spacing: timedelta = timedelta(),
         concurrency: int = 1,
         max_pending: int = 10_000,
         weigh: Callable[[ItemT], int] | None = None,
@@ -57,6 +61,8 @@ class Batcher(Generic[ItemT, ResultT]):
         self._name = name
         self._max_weight = max_weight
         self._linger = linger.total_seconds()
+        self._spacing = spacing.total_seconds()
+        self._next_start = 0.0
         self._weigh = weigh
         self._room = asyncio.Semaphore(max_pending)
         self._slots = asyncio.Semaphore(concurrency)
@@ -86,15 +92,13 @@ class Batcher(Generic[ItemT, ResultT]):
             self._room.release()
             raise ServerDraining
         loop = asyncio.get_running_loop()
-        entry = _Entry[ItemT, ResultT](
-            item=item,
-            weight=weight,
-            due=loop.time() + self._linger,
-            result=loop.create_future(),
+        entry: _Entry[ItemT, ResultT] = _Entry(
+            item=item, weight=weight, due=loop.time() + self._linger, result=loop.create_future()
         )
         self._waiting.append(entry)
         self._weight += weight
-        self._changed.set()
+        if len(self._waiting) == 1 or self._weight >= self._max_weight:
+            self._changed.set()
         return await entry.result
 
     async def _dispatch(self) -> None:
@@ -104,6 +108,7 @@ class Batcher(Generic[ItemT, ResultT]):
                     await self._slots.acquire()
                     batch = self._take()
                     if batch:
+                        self._space(batch)
                         batches.create_task(self._run(batch), name=f"batch:{self._name}")
                     else:
                         self._slots.release()
@@ -111,13 +116,18 @@ class Batcher(Generic[ItemT, ResultT]):
             self._closed = True
             _abandon(self._waiting)
 
+    def _space(self, batch: list[_Entry[ItemT, ResultT]]) -> None:
+        """One caller that sends an item after the other has nobody to wait for."""
+        alone = len(batch) == 1
+        self._next_start = 0.0 if alone else asyncio.get_running_loop().time() + self._spacing
+
     async def _gathered(self) -> bool:
         """Waits until there is a batch worth sending; False when closed and empty."""
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
             if self._waiting:
-                patience = self._waiting[0].due - loop.time()
+                patience = max(self._waiting[0].due, self._next_start) - loop.time()
                 if patience <= 0 or self._weight >= self._max_weight or self._closed:
                     return True
             elif self._closed:

@@ -53,7 +53,7 @@ async def enqueue(
 
 @dataclass(slots=True, kw_only=True)
 class Drain:
-    """Leases and completes jobs as fast as they come, `batch` to a message."""
+    """Leases and completes jobs as fast as they come, `batch` to a message, by several workers."""
 
     client: Client
     job_type: str
@@ -61,58 +61,59 @@ class Drain:
     max_in_flight: int
     frame: int
     batch: int
+    workers: int = 1
     completed: int = 0
-    lease_gaps: list[float] = field(default_factory=list)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
-    _pending: set[asyncio.Task] = field(default_factory=set)
     _failure: BaseException | None = None
 
     async def until(self, count: int) -> float:
         """Returns jobs per second, from the first frame to the last durable completion."""
-        call = self.client.work.LeaseJobs(
-            work_pb.LeaseJobsRequest(
-                worker_id=self.worker_id,
-                types=[self.job_type],
-                max_in_flight=self.max_in_flight,
-                max_batch_size=self.frame,
-            )
-        )
-        await call.read()
+        calls = [self.client.work.LeaseJobs(self._request(number)) for number in range(self.workers)]
+        for call in calls:
+            await call.read()
         started = time.perf_counter()
-        reader = asyncio.create_task(self._read(call, count))
-        reader.add_done_callback(self._finished)
+        readers = [asyncio.create_task(self._read(call, count)) for call in calls]
+        for reader in readers:
+            reader.add_done_callback(self._finished)
         await self._ended.wait()
         elapsed = time.perf_counter() - started
-        reader.cancel()
-        call.cancel()
+        for reader, call in zip(readers, calls, strict=True):
+            reader.cancel()
+            call.cancel()
         if self._failure is not None:
             raise self._failure
         return count / elapsed
 
+    def _request(self, number: int) -> work_pb.LeaseJobsRequest:
+        return work_pb.LeaseJobsRequest(
+            worker_id=f"{self.worker_id}-{number}",
+            types=[self.job_type],
+            max_in_flight=self.max_in_flight // self.workers,
+            max_batch_size=self.frame,
+        )
+
     async def _read(self, call, count: int) -> None:
-        last = time.perf_counter()
-        while frame := await call.read():
-            now = time.perf_counter()
-            self.lease_gaps.append(now - last)
-            last = now
-            jobs = frame.leases.jobs
-            for start in range(0, len(jobs), self.batch):
-                task = asyncio.create_task(self._complete(jobs[start : start + self.batch], count))
-                self._pending.add(task)
-                task.add_done_callback(self._finished)
+        """Reads frames, and completions as they come back: an answer that is there costs no task of its own."""
+        answers: asyncio.Queue = asyncio.Queue()
+        counter = asyncio.create_task(self._count(answers, count))
+        counter.add_done_callback(self._finished)
+        try:
+            while frame := await call.read():
+                jobs = frame.leases.jobs
+                for start in range(0, len(jobs), self.batch):
+                    completions = [work_pb.JobCompletion(lease=job.lease) for job in jobs[start : start + self.batch]]
+                    request = work_pb.CompleteJobsRequest(worker_id=self.worker_id, completions=completions)
+                    answers.put_nowait(self.client.work.CompleteJobs(request))
+        finally:
+            counter.cancel()
+
+    async def _count(self, answers: asyncio.Queue, count: int) -> None:
+        while self.completed < count:
+            response = await (await answers.get())
+            self.completed += sum(outcome.state == job_pb2.JOB_STATE_SUCCEEDED for outcome in response.outcomes)
+        self._ended.set()
 
     def _finished(self, task: asyncio.Task) -> None:
-        self._pending.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
-            self._ended.set()
-
-    async def _complete(self, jobs, count: int) -> None:
-        response = await self.client.work.CompleteJobs(
-            work_pb.CompleteJobsRequest(
-                worker_id=self.worker_id, completions=[work_pb.JobCompletion(lease=job.lease) for job in jobs]
-            )
-        )
-        self.completed += sum(outcome.state == job_pb2.JOB_STATE_SUCCEEDED for outcome in response.outcomes)
-        if self.completed >= count:
             self._ended.set()

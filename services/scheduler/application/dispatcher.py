@@ -8,7 +8,7 @@ backlog arrives. What this replica holds in memory can be lost at any time.
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -29,6 +29,8 @@ CLAIM_LIMIT = 500
 HEAD_LIMIT = 1000
 
 _CONCURRENT_CLAIMS = 2
+# After a claim of several jobs the next one waits this long for more room, unless it is full already.
+_SPACING_SECONDS = 0.004
 _PAUSE_AFTER_FAILURE = 0.2
 _SILENCE_SECONDS = 60.0
 _OPEN_WITHIN_SECONDS = 5.0
@@ -118,6 +120,7 @@ class Dispatcher:
         self._following = asyncio.Event()
         self._wake = asyncio.Event()
         self._claims = asyncio.Semaphore(_CONCURRENT_CLAIMS)
+        self._next_claim = 0.0
         self._reopening: dict[str, asyncio.TimerHandle] = {}
         self._capped: set[str] = set()
 
@@ -175,11 +178,7 @@ class Dispatcher:
 
     def expired(self, settlement: Settlement) -> None:
         """Leases ran out. Their workers get no more until they are heard: a stopped process must not use up jobs."""
-        now = self._clock.monotonic()
-        for outcome in settlement.outcomes:
-            stream = self._holder(outcome.lease)
-            if stream is not None:
-                stream.doubt(now)
+        self._doubt(outcome.lease for outcome in settlement.outcomes)
         self.settled(settlement)
 
     def heard(self, worker_id: str) -> None:
@@ -188,17 +187,35 @@ class Dispatcher:
         if stream is not None and stream.trust():
             self._wake.set()
 
+    def heard_by(self, lease: LeaseRef) -> None:
+        """A call arrived that only the holder of this lease can make."""
+        stream = self._holder(lease)
+        if stream is not None:
+            self.heard(stream.worker_id)
+
     def returned(self, leases: Iterable[LeaseRef]) -> None:
         """Leases that are over. One that was lost before says nothing about who holds the job now."""
-        self.gone(lease.job_id for lease in leases if self._holder(lease) is not None)
-
-    def gone(self, job_ids: Iterable[str]) -> None:
-        """Jobs that nobody here holds any more."""
-        for job_id in job_ids:
-            stream = self._holders.pop(job_id, None)
+        for lease in leases:
+            stream = self._holder(lease)
             if stream is not None:
-                stream.held.pop(job_id, None)
+                del self._holders[lease.job_id], stream.held[lease.job_id]
                 self._wake.set()
+
+    def held(self, job_ids: Iterable[str]) -> list[LeaseRef]:
+        """The leases that workers here hold on these jobs, as far as is known."""
+        return [stream.held[job_id] for job_id in job_ids if (stream := self._holders.get(job_id)) is not None]
+
+    def ran_out(self, leases: Collection[LeaseRef]) -> None:
+        """Leases that another replica found to have run out, while their workers' streams are here."""
+        self._doubt(leases)
+        self.returned(leases)
+
+    def _doubt(self, leases: Iterable[LeaseRef]) -> None:
+        now = self._clock.monotonic()
+        for lease in leases:
+            stream = self._holder(lease)
+            if stream is not None:
+                stream.doubt(now)
 
     def _holder(self, lease: LeaseRef) -> LeaseStream | None:
         stream = self._holders.get(lease.job_id)
@@ -262,11 +279,20 @@ class Dispatcher:
     async def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
         while not self._drain.started:
             await self._claims.acquire()
+            await self._space()
             assignments = self._assign()
             if not assignments:
                 self._claims.release()
                 return
+            if len(assignments) > 1:
+                self._next_claim = self._clock.monotonic() + _SPACING_SECONDS
             tasks.create_task(self._claim(assignments), name="claim")
+
+    async def _space(self) -> None:
+        """A claim and its commit cost what dozens of jobs in it cost. Nobody waits when jobs come one by one."""
+        now = self._clock.monotonic()
+        if now < self._next_claim and sum(max(0, stream.room(now)) for stream in self._streams.values()) < CLAIM_LIMIT:
+            await asyncio.sleep(self._next_claim - now)
 
     def _assign(self) -> list[tuple[LeaseStream, Entry]]:
         """Proposes the next jobs to streams with room, in turns, so that few jobs spread over many workers."""

@@ -28,6 +28,9 @@ from services.scheduler.domain.ready_index import Entry, PageRequest
 from services.scheduler.domain.schedule import Schedule
 from services.shared.errors import ServiceError
 
+RAN_OUT = -1
+"""In place of a state in the change log: the lease ran out. What the job became of that follows in the same row."""
+
 
 class Creation(IntEnum):
     CREATED = 1
@@ -123,7 +126,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One row of the change log. `deleted` holds the last states of jobs that were deleted."""
+    """One row of the change log. `deleted` holds the last states of jobs that were deleted.
+
+    Watchers need only positive states; 0 (ready now) and `RAN_OUT` are for other replicas.
+    """
 
     position: int
     job_ids: Sequence[str]
@@ -196,6 +202,10 @@ class JobLeases(Protocol):
 
     async def expect_back(self, leases: Sequence[LeaseRef], *, grace: timedelta) -> None:
         """Shortens leases whose worker may be gone: they end after `grace` unless they are renewed."""
+        ...
+
+    async def still_held(self, leases: Sequence[LeaseRef]) -> Sequence[LeaseRef]:
+        """Those that hold."""
         ...
 
     async def expire(self, *, limit: int) -> Expired: ...

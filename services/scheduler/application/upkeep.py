@@ -9,7 +9,7 @@ from datetime import timedelta
 import structlog
 
 from services.scheduler.application.dispatcher import Dispatcher
-from services.scheduler.application.ports import ChangeLog, Controls, JobLeases, ReadyJobs, Schedules, Upkeep
+from services.scheduler.application.ports import RAN_OUT, ChangeLog, Controls, JobLeases, ReadyJobs, Schedules, Upkeep
 from services.scheduler.application.signals import Signals
 from services.scheduler.application.telemetry import SchedulerMetrics
 from services.scheduler.domain.job import JobState
@@ -96,8 +96,11 @@ class Promoter:
 class ForeignChanges:
     """Learns from the change log what other replicas did to jobs that matter here."""
 
-    def __init__(self, *, log: ChangeLog, ready: ReadyJobs, dispatcher: Dispatcher, interval: timedelta) -> None:
+    def __init__(
+        self, *, log: ChangeLog, leases: JobLeases, ready: ReadyJobs, dispatcher: Dispatcher, interval: timedelta
+    ) -> None:
         self._log = log
+        self._leases = leases
         self._ready = ready
         self._dispatcher = dispatcher
         self._interval = interval.total_seconds()
@@ -118,17 +121,30 @@ class ForeignChanges:
         full = True
         while full:
             changes = await self._log.read(self._position, limit=_BATCH, foreign_only=True)
-            ready: set[str] = set()
+            over, ran_out, ready = set[str](), set[str](), set[str]()
             for change in changes.changes:
                 for job_id, state in zip(change.job_ids, change.states, strict=True):
                     if state != JobState.RUNNING:
-                        self._dispatcher.gone([job_id])
-                    if state <= JobState.PENDING:
+                        over.add(job_id)
+                    if state == RAN_OUT:
+                        ran_out.add(job_id)
+                    elif state <= JobState.PENDING:
                         ready.add(job_id)
                     else:
                         ready.discard(job_id)
+            await self._take_back(over, ran_out=ran_out)
             await self._offer(ready)
             self._position, full = changes.next_position, changes.full
+
+    async def _take_back(self, job_ids: set[str], *, ran_out: set[str]) -> None:
+        """Leases that ended elsewhere. A job may have been leased here since, so that the store is asked which hold."""
+        doubtful = self._dispatcher.held(job_ids)
+        if not doubtful:
+            return
+        holding = set(await self._leases.still_held(doubtful))
+        over = [lease for lease in doubtful if lease not in holding]
+        self._dispatcher.ran_out([lease for lease in over if lease.job_id in ran_out])
+        self._dispatcher.returned(over)
 
     async def _offer(self, ready: set[str]) -> None:
         """Jobs of another replica are fetched for workers that wait; others find them by a rescan."""

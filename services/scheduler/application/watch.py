@@ -176,7 +176,7 @@ def _flatten(changes: Sequence[Change]) -> list[tuple[str, int, Position]]:
             transaction, count = change.position, 0
         for job_id, state in zip(change.job_ids, change.states, strict=True):
             count += 1
-            if state:
+            if state > 0:
                 flat.append((job_id, state, Position(transaction, count)))
     return flat
 

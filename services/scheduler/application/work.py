@@ -7,6 +7,7 @@ little more than batches. Every write carries its fence into that statement.
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Self, TypeVar
 
 from services.scheduler.application.dispatcher import Dispatcher
@@ -21,6 +22,8 @@ ResultT = TypeVar("ResultT")
 _MAX_STATEMENT_ITEMS = 1000
 # One at a time: what arrives meanwhile shares the next statement, and batches form by themselves under load.
 _CONCURRENT_STATEMENTS = 1
+# A statement and its commit cost what dozens of jobs in it cost.
+_SPACING = timedelta(milliseconds=4)
 
 Requests = Sequence[Sequence[ItemT]]
 
@@ -88,7 +91,14 @@ class WorkOnJobs:
 def _batcher(
     name: str, apply: Callable[[Requests[ItemT]], Awaitable[Sequence[Sequence[ResultT]]]]
 ) -> Batcher[Sequence[ItemT], Sequence[ResultT]]:
-    return Batcher(apply, name=name, max_weight=_MAX_STATEMENT_ITEMS, concurrency=_CONCURRENT_STATEMENTS, weigh=len)
+    return Batcher(
+        apply,
+        name=name,
+        max_weight=_MAX_STATEMENT_ITEMS,
+        spacing=_SPACING,
+        concurrency=_CONCURRENT_STATEMENTS,
+        weigh=len,
+    )
 
 
 def _flat(requests: Requests[ItemT]) -> list[ItemT]:

@@ -54,13 +54,15 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         self._new_id = new_id
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
-        spec = self._specs().read(request.job, request_id=request.request_id, index=0, field="job")
+        spec = self._specs().read(request.job, request_id=request.request_id, field="job")
         job, created = await self._produce.create_one(spec)
         return pb.CreateJobResponse(job=mapping.from_job(job), created=created)
 
     async def CreateJobs(self, request: pb.CreateJobsRequest, context: Context) -> pb.CreateJobsResponse:
         specs = await self._specs().read_many(request.jobs, request_id=request.request_id, field="jobs")
         parent = mapping.to_lease(request.parent_lease) if request.HasField("parent_lease") else None
+        if parent is not None:
+            self._dispatcher.heard_by(parent)
         results = await self._produce.create_many(specs, parent=parent)
         return pb.CreateJobsResponse(results=[mapping.from_create_result(result) for result in results])
 

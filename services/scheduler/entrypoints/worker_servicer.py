@@ -1,6 +1,5 @@
 """`WorkerService`: the stream that hands jobs out, and the batches that report on them."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from scristill.scheduler.v1 import worker_service_pb2 as pb
@@ -46,7 +45,9 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         self._accept_timeout = accept_timeout
         self._new_id = new_id
 
-    async def LeaseJobs(self, request: pb.LeaseJobsRequest, context: Context) -> AsyncIterator[pb.LeaseJobsResponse]:
+    async def LeaseJobs(  # pyright: ignore[reportIncompatibleMethodOverride] - writes frames itself, no generator
+        self, request: pb.LeaseJobsRequest, context: Context
+    ) -> None:
         for text in (request.worker_id, *request.types):
             mapping.refuse_nul(text, field="worker_id, types")
         held = [mapping.to_lease(lease) for lease in request.held_leases]
@@ -56,16 +57,17 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         await self._dispatcher.open(stream)
         orderly = False
         try:
-            yield pb.LeaseJobsResponse(opened=self._opened(stream))
+            await context.write(pb.LeaseJobsResponse(opened=self._opened(stream)))
             if held:
                 # A worker that comes back keeps what it holds, also what a broken stream had put in doubt.
                 await self._work.renew([Renewal(lease=lease, progress=None, checkpoint="") for lease in held])
             frame_jobs = request.max_batch_size or _MAX_FRAME_JOBS
-            async for frame in self._frames(stream, frame_jobs=frame_jobs, ping=_ping_interval(request)):
-                yield frame
+            await self._send(stream, context, frame_jobs=frame_jobs, ping=_ping_interval(request))
             orderly = True
-            yield pb.LeaseJobsResponse(
-                draining=pb.LeaseStreamDraining(reconnect_delay=mapping.from_duration(_RECONNECT_DELAY))
+            await context.write(
+                pb.LeaseJobsResponse(
+                    draining=pb.LeaseStreamDraining(reconnect_delay=mapping.from_duration(_RECONNECT_DELAY))
+                )
             )
         finally:
             await self._dispatcher.close(stream, orderly=orderly)
@@ -82,10 +84,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Context) -> pb.CompleteJobsResponse:
         self._dispatcher.heard(request.worker_id)
         specs = mapping.SpecReader(new_id=self._new_id, traceparent=tracing.current_traceparent())
-        completions = [
-            mapping.to_completion(completion, specs=specs, field=f"completions[{index}]")
-            for index, completion in enumerate(request.completions)
-        ]
+        completions = mapping.to_completions(request.completions, specs=specs, field="completions")
         settled = await self._work.complete(completions)
         return pb.CompleteJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
 
@@ -106,9 +105,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         settled = await self._work.release(releases)
         return pb.ReleaseJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
 
-    async def _frames(
-        self, stream: LeaseStream, *, frame_jobs: int, ping: timedelta
-    ) -> AsyncIterator[pb.LeaseJobsResponse]:
+    async def _send(self, stream: LeaseStream, context: Context, *, frame_jobs: int, ping: timedelta) -> None:
         """Jobs as they arrive, a ping when none did for a while; ends with the drain or the next stream."""
         ending = False
         while not ending:
@@ -116,9 +113,10 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             ending = self._drain.started or stream.replaced
             jobs = stream.collect()
             for start in range(0, len(jobs), frame_jobs):
-                yield pb.LeaseJobsResponse(leases=self._writer.write(jobs[start : start + frame_jobs]))
+                await context.write(pb.LeaseJobsResponse(leases=self._writer.write(jobs[start : start + frame_jobs])))
             if not jobs and not ending:
-                yield pb.LeaseJobsResponse(ping=pb.LeaseStreamPing(server_time=mapping.from_time(self._clock.now())))
+                ping_frame = pb.LeaseStreamPing(server_time=mapping.from_time(self._clock.now()))
+                await context.write(pb.LeaseJobsResponse(ping=ping_frame))
 
     def _opened(self, stream: LeaseStream) -> pb.LeaseStreamOpened:
         return pb.LeaseStreamOpened(

@@ -13,12 +13,12 @@ from typing import TypeVar, cast
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from scristill.common.v1 import server_info_service_pb2_grpc
 
 from services.shared.grpc.health import Health
 from services.shared.grpc.info import ServerInfo
-from services.shared.grpc.interceptors.base import Handler, InterceptorChain
+from services.shared.grpc.interceptors.base import Handler, InterceptorChain, MaybeHandler
 from services.shared.grpc.options import server_options
 
 ServicerT = TypeVar("ServicerT")
@@ -54,22 +54,22 @@ class GrpcServer:
         self._options = options
         self._health = Health()
         self._server = grpc.aio.server(
-            interceptors=[chain],
             options=server_options(
                 share_port=options.share_port, max_connection_age_seconds=options.max_connection_age_seconds
             ),
         )
-        recorder = _Recorder(self._server)
+        methods = _Methods(chain)
         for add in (
             *registrations,
             register(server_info_service_pb2_grpc.add_ServerInfoServiceServicer_to_server, info),
             register(_add_health_servicer, self._health),
         ):
-            add(cast("grpc.aio.Server", recorder))
-        self.services: tuple[str, ...] = tuple(recorder.names)
+            add(cast("grpc.aio.Server", methods))
+        self.services: tuple[str, ...] = tuple(methods.services)
         """Full names of what is served, health included."""
         if options.reflection:
-            reflection.enable_server_reflection((*self.services, reflection.SERVICE_NAME), self._server)
+            _add_reflection_servicer((*self.services, reflection.SERVICE_NAME), methods)
+        self._server.add_generic_rpc_handlers((methods,))
 
     async def start(self) -> int:
         """Binds, serves, turns SERVING. Returns the port. Raises `OSError` when the address is taken."""
@@ -98,16 +98,31 @@ def _add_health_servicer(servicer: Health, server: grpc.aio.Server) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)  # pyright: ignore[reportUnknownMemberType]
 
 
-class _Recorder:
-    """Stands in for the server while servicers are added, and learns their names."""
+def _add_reflection_servicer(services: Sequence[str], methods: "_Methods") -> None:
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # pyright: ignore[reportUnknownMemberType]
+        reflection.aio.ReflectionServicer(services), methods
+    )
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
-        self.names: list[str] = []
+
+class _Methods(grpc.GenericRpcHandler):
+    """Stands in for the server while servicers are added; then it finds the handler of each call, chain included.
+
+    The server gets no handlers by name: it keeps a future for each of these, and waits for all of them at every call.
+    """
+
+    def __init__(self, chain: InterceptorChain) -> None:
+        self._chain = chain
+        self._handlers: dict[str, Handler] = {}
+        self.services: list[str] = []
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers(tuple(generic_rpc_handlers))
+        """Generated code calls this with the methods that it then registers by name."""
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
-        self.names.append(service_name)
-        self._server.add_registered_method_handlers(service_name, method_handlers)
+        self.services.append(service_name)
+        for name, handler in method_handlers.items():
+            method = f"/{service_name}/{name}"
+            self._handlers[method] = self._chain.around(method, handler)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> MaybeHandler:
+        return self._handlers.get(handler_call_details.method)

@@ -1,6 +1,6 @@
 """Spans and the trace context that travels in metadata and in rows.
 
-Without `OTEL_EXPORTER_OTLP_ENDPOINT` nothing is sampled or exported, but every call
+Without `OTEL_EXPORTER_OTLP_ENDPOINT` no span is recorded or exported, but every call
 still has a trace id, which the log lines of all services share. A row that leads to
 work later keeps `current_traceparent()`; the worker starts a trace of its own that
 links back to it, because one attempt of a job is not a child of a call that ended
@@ -11,22 +11,39 @@ import os
 import socket
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+from services.shared.telemetry.trace_ids import IdsOnlyProvider
+
+Provider = TracerProvider | IdsOnlyProvider
+
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
-def configure(*, service: str, version: str, instance: str | None = None) -> TracerProvider:
+def configure(*, service: str, version: str, instance: str | None = None) -> Provider:
     """Installs the process-wide provider; the caller shuts it down last, which flushes it."""
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        provider = _exporting(service=service, version=version, instance=instance)
+    else:
+        provider = IdsOnlyProvider()
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def _exporting(*, service: str, version: str, instance: str | None) -> TracerProvider:
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415 - half a second to import
+        OTLPSpanExporter,
+    )
+
     resource = Resource.create(
         {
             "service.name": f"scristill-{service.replace('_', '-')}",
@@ -34,20 +51,14 @@ def configure(*, service: str, version: str, instance: str | None = None) -> Tra
             "service.instance.id": instance or f"{socket.gethostname()}-{os.getpid()}",
         }
     )
-    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415 - half a second to import
-            OTLPSpanExporter,
-        )
-
-        provider = TracerProvider(resource=resource)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    else:
-        provider = TracerProvider(resource=resource, sampler=ALWAYS_OFF)
-    trace.set_tracer_provider(provider)
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
 
+@cache
 def tracer() -> trace.Tracer:
+    """Of the provider that is installed, or will be."""
     return trace.get_tracer("scristill")
 
 

@@ -6,14 +6,15 @@ the worker's own clock, its handler is stopped without asking.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Self
 
 import grpc
 import grpc.aio
 import structlog
 from scristill.scheduler.v1 import worker_service_pb2 as pb
 
+from services.shared.batching import Batcher
 from services.shared.worker.job import Interruption, Job
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _ACCEPT_AFTER_SECONDS = 0.2
 _REPORT_SECONDS = 1.0
 _RENEW_TIMEOUT = 10.0
 _MAX_RENEWALS = 5000
+_MAX_SAVED = 500
+_CONCURRENT_SAVES = 4
 
 
 class Heartbeat:
@@ -35,6 +38,24 @@ class Heartbeat:
         self._worker_id = worker_id
         self._jobs = jobs
         self._accepted: set[str] = set()
+        self._saving: Batcher[Job, None] = Batcher(
+            self._save, name="worker-save", max_weight=_MAX_SAVED, concurrency=_CONCURRENT_SAVES
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._saving.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._saving.__aexit__(None, None, None)
+
+    async def save(self, job: Job) -> None:
+        """Sends what a job has reported last, which must not be overtaken by its end."""
+        await self._saving.submit(job)
+
+    async def _save(self, jobs: Sequence[Job]) -> Sequence[None]:
+        await self.renew(jobs)
+        return [None] * len(jobs)
 
     async def run(self) -> None:
         while True:
@@ -70,7 +91,7 @@ class Heartbeat:
         age = now - job.renewed_at
         if job.job_id not in self._accepted:
             return age >= _ACCEPT_AFTER_SECONDS
-        if job.progress is not None or job.unsaved_checkpoint:
+        if job.unreported:
             return age >= min(_REPORT_SECONDS, job.heartbeat_seconds)
         return age >= job.heartbeat_seconds - _TICK_SECONDS
 

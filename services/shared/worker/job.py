@@ -127,9 +127,14 @@ class Job:
             schedule_time=_after(child.delay) if child.delay else None,
         )
 
+    @property
+    def unreported(self) -> bool:
+        """Whether progress or a checkpoint waits for a heartbeat."""
+        return self.progress is not None or bool(self.unsaved_checkpoint)
+
     def interrupt(self, interruption: Interruption) -> None:
-        """Cancels the handler, once."""
-        if self.interruption is None and self.task is not None:
+        """Cancels the handler, once, and never what is reported after it."""
+        if self.interruption is None and self.task is not None and not self.finished:
             self.interruption = interruption
             self.task.cancel(str(interruption))
 

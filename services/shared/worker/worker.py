@@ -81,7 +81,7 @@ class Worker:
 
     async def run(self, drain: Drain) -> None:
         """Works until the drain has started and every job that was held is settled."""
-        async with self._reports, asyncio.TaskGroup() as background:
+        async with self._reports, self._heartbeat, asyncio.TaskGroup() as background:
             heartbeat = background.create_task(self._heartbeat.run(), name="worker-heartbeat")
             async with asyncio.TaskGroup() as handlers:
                 stream = background.create_task(self._stream(handlers), name="worker-stream")
@@ -167,6 +167,8 @@ class Worker:
         try:
             report = await self._attempt(job)
             job.finished = True
+            if report and job.unreported:
+                await self._heartbeat.save(job)
             outcome = await report() if report else None
             if outcome is not None and outcome.HasField("failure"):
                 reason = error_reason_pb2.ErrorReason.Name(outcome.failure.reason)

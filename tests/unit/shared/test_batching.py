@@ -76,6 +76,27 @@ async def test_linger_ends_without_more_items(apply: Recorder):
     assert apply.batches == [[1, 2]]
 
 
+async def test_spacing_gathers_items_after_a_batch_of_several(apply: Recorder):
+    async with (
+        Batcher(apply, name="test", max_weight=3, spacing=timedelta(hours=1)) as batcher,
+        asyncio.TaskGroup() as tasks,
+    ):
+        assert await asyncio.gather(batcher.submit(1), batcher.submit(2)) == [2, 4]
+        for item in range(3, 6):
+            tasks.create_task(batcher.submit(item))
+            await asyncio.sleep(0.01)
+        await eventually(lambda: len(apply.batches) > 1)
+
+    assert apply.batches == [[1, 2], [3, 4, 5]]
+
+
+async def test_spacing_does_not_hold_up_one_caller_after_the_other(apply: Recorder):
+    async with Batcher(apply, name="test", max_weight=3, spacing=timedelta(hours=1)) as batcher:
+        assert [await batcher.submit(item) for item in range(3)] == [0, 2, 4]
+
+    assert apply.batches == [[0], [1], [2]]
+
+
 async def test_leaving_sends_what_lingers(apply: Recorder):
     async with Batcher(apply, name="test", max_weight=100, linger=timedelta(hours=1)) as batcher:
         waiting = asyncio.create_task(batcher.submit(1))

@@ -1,15 +1,15 @@
 """Creates jobs: one statement for any number of them.
 
-A new identity cannot exist yet, so that its job needs no second look. One that a client
-chose may belong to a job that ended and left the table; the look into the ended ones
-comes after the insert, in a snapshot of its own, because a job may end between the two.
+A new identity cannot exist yet, so that its job needs no second look and no answer from
+the database. One that a client chose may belong to a job that ended and left the table;
+the look into the ended ones comes after the insert, in a snapshot of its own, because a
+job may end between the two.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from services.scheduler.adapters.postgres.cancelling import cancel_tree
 from services.scheduler.adapters.postgres.dispatch import Dispatch
@@ -19,8 +19,7 @@ from services.scheduler.domain.errors import LeaseLost
 from services.scheduler.domain.job import JobSpec, JobState, LeaseRef
 from services.scheduler.domain.ready_index import Entry
 
-INSERT = """
-WITH inserted AS (
+_INSERT = """
     INSERT INTO scheduler.jobs (job_id, spec_hash, type, project_id, priority, payload, schedule_time, limit_key,
         max_attempts, max_stalls, traceparent, parent_job_id, state, create_time, update_time, rank_time)
     SELECT s.job_id, s.spec_hash, s.type, s.project_id, s.priority, s.payload, coalesce(s.schedule_time, now()),
@@ -31,7 +30,20 @@ WITH inserted AS (
                 $8::text[], $9::smallint[], $10::smallint[], $11::text[], $15::int[])
         AS s(job_id, spec_hash, type, project_id, priority, payload, schedule_time, limit_key, max_attempts,
              max_stalls, traceparent, place)
-    ON CONFLICT (job_id) DO NOTHING
+"""
+
+# For identities made here, which cannot exist yet.
+INSERT_NEW = f"""
+WITH inserted AS ({_INSERT}),
+changed AS (
+    INSERT INTO scheduler.job_changes (replica_id, job_ids, states)
+    VALUES ($14::uuid, $1::uuid[], array_fill(1::smallint, ARRAY[cardinality($1::uuid[])]))
+)
+SELECT now()
+"""
+
+INSERT = f"""
+WITH inserted AS ({_INSERT} ON CONFLICT (job_id) DO NOTHING
     RETURNING job_id
 ),
 batch AS (
@@ -68,8 +80,8 @@ class PostgresCreation:
 
     async def create(self, specs: Sequence[JobSpec], *, parent: LeaseRef | None) -> Created:
         if parent is None and len(specs) <= _SLICE and not any(spec.chosen for spec in specs):
-            now, job_ids = (await self._session.fetch(INSERT, *self._arguments(specs, parent=None, place=0)))[0]
-            return self._created(specs, now, job_ids or (), known={}, place=0)
+            now = (await self._session.fetch(INSERT_NEW, *self._arguments(specs, parent=None, place=0)))[0][0]
+            return self._all_created(specs, now, place=0)
         async with self._session.begin() as connection:
             doomed = await lock_parent(connection, parent) if parent is not None else False
             created = await self.create_in(connection, specs, parent_job_id=parent.job_id if parent else None)
@@ -94,20 +106,29 @@ class PostgresCreation:
         self, connection: Connection, specs: Sequence[JobSpec], parent_job_id: str | None, *, place: int
     ) -> Created:
         arguments = self._arguments(specs, parent=parent_job_id, place=place)
-        now, inserted = (await connection.fetch(INSERT, *arguments))[0]
         chosen = [spec.job_id for spec in specs if spec.chosen]
-        known = await connection.fetch(KNOWN, chosen) if chosen else []
+        if not chosen:
+            return self._all_created(specs, await connection.fetchval(INSERT_NEW, *arguments), place=place)
+        now, inserted = (await connection.fetch(INSERT, *arguments))[0]
+        known = await connection.fetch(KNOWN, chosen)
         ended = {record[0] for record in known if record[2]}
         revived = [job_id for job_id in inserted or () if job_id in ended]
         if revived:
             await connection.execute(REMOVE, revived)
-        fresh = [job_id for job_id in inserted or () if job_id not in ended]
-        return self._created(specs, now, fresh, known={str(record[0]): record[1] for record in known}, place=place)
+        new = {str(job_id) for job_id in inserted or () if job_id not in ended}
+        return self._created(specs, now, new, known={str(record[0]): record[1] for record in known}, place=place)
+
+    def _all_created(self, specs: Sequence[JobSpec], now: datetime, *, place: int) -> Created:
+        ready = [
+            self._entry(spec, now, place=offset)
+            for offset, spec in enumerate(specs, start=place)
+            if spec.schedule_time is None or spec.schedule_time <= now
+        ]
+        return Created(results=[Creation.CREATED] * len(specs), ready=ready)
 
     def _created(
-        self, specs: Sequence[JobSpec], now: datetime, job_ids: Sequence[UUID], *, known: Mapping[str, int], place: int
+        self, specs: Sequence[JobSpec], now: datetime, new: set[str], *, known: Mapping[str, int], place: int
     ) -> Created:
-        new = {str(job_id) for job_id in job_ids}
         results: list[Creation] = []
         ready: list[Entry] = []
         for offset, spec in enumerate(specs, start=place):
@@ -115,12 +136,15 @@ class PostgresCreation:
                 new.discard(spec.job_id)
                 results.append(Creation.CREATED)
                 if spec.schedule_time is None or spec.schedule_time <= now:
-                    rank_time = now + spec.priority * self._dispatch.ageing + timedelta(microseconds=offset)
-                    ready.append(Entry(spec.job_id, spec.type, spec.project_id, rank_time, spec.limit_key))
+                    ready.append(self._entry(spec, now, place=offset))
             else:
                 same = known.get(spec.job_id) == spec_hash(spec)
                 results.append(Creation.EXISTED if same else Creation.DIFFERS)
         return Created(results=results, ready=ready)
+
+    def _entry(self, spec: JobSpec, now: datetime, *, place: int) -> Entry:
+        rank_time = now + (spec.priority * self._dispatch.ageing + timedelta(microseconds=place))
+        return Entry(spec.job_id, spec.type, spec.project_id, rank_time, spec.limit_key)
 
     def _arguments(self, specs: Sequence[JobSpec], *, parent: str | None, place: int) -> tuple[object, ...]:
         """`place` is that of the first spec in its call; jobs of one call keep their order."""

@@ -98,6 +98,11 @@ FROM unnest($1::uuid[], $2::bigint[]) AS i(job_id, fencing_token)
 WHERE {FENCE}
 """
 
+STILL_HELD = f"""
+SELECT j.job_id, j.fencing_token
+FROM unnest($1::uuid[], $2::bigint[]) AS i(job_id, fencing_token) JOIN scheduler.jobs j ON {FENCE}
+"""
+
 NEXT_EXPIRE_TIME = "SELECT now(), min(lease_expire_time) FROM scheduler.jobs WHERE lease_expire_time IS NOT NULL"
 
 
@@ -186,6 +191,9 @@ class PostgresLeases:
 
     async def expect_back(self, leases: Sequence[LeaseRef], *, grace: timedelta) -> None:
         await self._session.fetch(EXPECT_BACK, *_refs(sorted(leases, key=lambda lease: lease.job_id)), grace)
+
+    async def still_held(self, leases: Sequence[LeaseRef]) -> Sequence[LeaseRef]:
+        return [_lease(record) for record in await self._session.fetch(STILL_HELD, *_refs(leases))]
 
     async def expire(self, *, limit: int) -> Expired:
         settled = await self._session.fetch(EXPIRE, limit, self._dispatch.replica_id, self._dispatch.ageing)

@@ -6,6 +6,7 @@ The tail applies the verdicts: back to PENDING in place, or out of `jobs` into
 """
 
 from services.scheduler.adapters.postgres.rows import columns
+from services.scheduler.application.ports import RAN_OUT
 
 # Columns of `verdict`: job_id, fencing_token, next_state, attempt, stall_count, lease_end, delay, checkpoint,
 # failure_reason, failure_message, failure_attempt, cancel_message. NULL in the last five means no change.
@@ -32,8 +33,12 @@ _FAILURE = """
     CASE WHEN v.failure_reason IS NULL THEN j.failure_time ELSE now() END AS failure_time"""
 
 
-def settle(held_and_verdict: str, *, replica: str, ageing: str) -> str:
-    """`replica` and `ageing` name the parameters for this replica's id and the rank penalty per priority step."""
+def settle(held_and_verdict: str, *, replica: str, ageing: str, ran_out: bool = False) -> str:
+    """`replica` and `ageing` name the parameters for this replica's id and the rank penalty per priority step.
+
+    `ran_out` notes in the change log that the leases were not ended by their holders.
+    """
+    noted = ("array_agg(job_id) || ", f"array_agg(({RAN_OUT})::smallint) || ") if ran_out else ("", "")
     return f"""
 WITH {held_and_verdict},
 requeued AS (
@@ -69,7 +74,8 @@ ended AS (
 ),
 changed AS (
     INSERT INTO scheduler.job_changes (replica_id, job_ids, states)
-    SELECT {replica}::uuid, array_agg(job_id), array_agg(next_state) FROM verdict HAVING count(*) > 0
+    SELECT {replica}::uuid, {noted[0]}array_agg(job_id), {noted[1]}array_agg(next_state)
+    FROM verdict HAVING count(*) > 0
 )
 SELECT v.job_id, v.type, v.project_id, r.rank_time, v.limit_key, v.next_state, v.start_time, now(), v.fencing_token
 FROM verdict v LEFT JOIN requeued r USING (job_id)
@@ -137,7 +143,7 @@ held AS (
     SELECT j.job_id, j.fencing_token, j.attempt, j.stall_count, j.max_stalls, j.cancel_requested, j.deadline_time,
         j.type, j.project_id, j.limit_key, j.start_time
     FROM scheduler.jobs j
-    WHERE j.state = 2 AND j.lease_expire_time < now()
+    WHERE j.lease_expire_time < now()
     ORDER BY j.job_id LIMIT $1 FOR UPDATE OF j SKIP LOCKED
 ),
 judged AS (
@@ -156,6 +162,7 @@ verdict AS (
 )""",
     replica="$2",
     ageing="$3",
+    ran_out=True,
 )
 
 CANCEL = settle(

@@ -3,8 +3,8 @@
 grpc.aio hands out handlers in four arities, each as a coroutine that reads and writes
 through its context or as an async generator. `InterceptorChain` folds them into
 `intercept(rpc, proceed)`: code before, `await proceed()`, code after. Each request
-message passes the checks on its way into the handler. Handlers are wrapped once per
-method, not once per call.
+message passes the checks on its way into the handler. Handlers are wrapped once, when
+the server is built: the runtime's own interceptors would look each call's handler up anew.
 """
 
 import asyncio
@@ -42,7 +42,18 @@ _KINDS = {
 class Rpc:
     """One call as interceptors see it."""
 
-    __slots__ = ("code", "context", "error", "method", "received", "response", "sent", "started", "streaming")
+    __slots__ = (
+        "_metadata",
+        "code",
+        "context",
+        "error",
+        "method",
+        "received",
+        "response",
+        "sent",
+        "started",
+        "streaming",
+    )
 
     def __init__(self, *, method: str, streaming: bool, context: Context) -> None:
         self.method = method
@@ -56,6 +67,7 @@ class Rpc:
         self.code = Code.OK
         """Final once `proceed` has returned or `record` was called."""
         self.error: BaseException | None = None
+        self._metadata: Any = None
 
     @property
     def name(self) -> str:
@@ -68,7 +80,10 @@ class Rpc:
 
     def metadata(self, key: str) -> str | None:
         """The first value of a metadata key of the request."""
-        for name, value in self.context.invocation_metadata() or ():
+        if self._metadata is None:
+            # The runtime builds its answer anew each time.
+            self._metadata = self.context.invocation_metadata() or ()
+        for name, value in self._metadata:
             if name == key:
                 return value.decode() if isinstance(value, bytes) else value
         return None
@@ -101,27 +116,16 @@ class Interceptor(ABC):
         """Wraps the call. Raise a `ServiceError` to refuse it; never swallow an exception of `proceed`."""
 
 
-class InterceptorChain(grpc.aio.ServerInterceptor):
+class InterceptorChain:
     """Runs interceptors in the order given, the first one outermost, and checks on each request message."""
 
     def __init__(self, interceptors: Sequence[Interceptor], *, checks: Sequence[RequestCheck] = ()) -> None:
         self._interceptors = tuple(interceptors)
         self._checks = tuple(checks)
-        self._wrapped: dict[str, Handler] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[MaybeHandler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> MaybeHandler:
-        method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
-            wrapped = self._wrapped[method] = _Method(method, handler, self._interceptors, self._checks).handler()
-        return wrapped
+    def around(self, method: str, handler: Handler) -> Handler:
+        """The handler of `/package.Service/Method` with the chain around it."""
+        return _Method(method, handler, self._interceptors, self._checks).handler()
 
 
 class _Method:

@@ -1,5 +1,6 @@
 """One line per RPC: method, code, duration, peer, message counts; trace ids come from the log processors."""
 
+import logging
 from typing import Any
 
 import structlog
@@ -7,13 +8,15 @@ import structlog
 from services.shared.errors import Code, ServiceError
 from services.shared.grpc.interceptors.base import Interceptor, Proceed, Rpc
 
-logger = structlog.stdlib.get_logger("rpc")
-
 # Probes come every few seconds and say nothing when they succeed.
 _QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 
 class LoggingInterceptor(Interceptor):
+    def __init__(self) -> None:
+        # Bound once: a call whose line is not written must not pay for the logger either.
+        self._logger: structlog.typing.FilteringBoundLogger = structlog.get_logger("rpc").bind()
+
     async def intercept(self, rpc: Rpc, proceed: Proceed) -> None:
         try:
             await proceed()
@@ -24,6 +27,9 @@ class LoggingInterceptor(Interceptor):
             self._write(rpc)
 
     def _write(self, rpc: Rpc) -> None:
+        level = logging.DEBUG if rpc.code is Code.OK and rpc.method.startswith(_QUIET) else logging.INFO
+        if not self._logger.is_enabled_for(level):
+            return
         fields: dict[str, Any] = {
             "method": rpc.name,
             "code": rpc.code.name,
@@ -34,10 +40,7 @@ class LoggingInterceptor(Interceptor):
             fields |= {"received": rpc.received, "sent": rpc.sent}
         if isinstance(rpc.error, ServiceError):
             fields |= {"reason": rpc.error.reason.name, "message": rpc.error.message, **_incident(rpc.error)}
-        if rpc.code is Code.OK and rpc.method.startswith(_QUIET):
-            logger.debug("rpc", **fields)
-        else:
-            logger.info("rpc", **fields)
+        self._logger.log(level, "rpc", **fields)
 
 
 def _incident(error: ServiceError) -> dict[str, str]:
