@@ -9,18 +9,9 @@ from datetime import timedelta
 
 from scristill.scheduler.v1 import scheduler_service_pb2_grpc, worker_service_pb2_grpc
 
-from services.scheduler.adapters.postgres.changes import PostgresChangeLog
-from services.scheduler.adapters.postgres.control import PostgresControl
-from services.scheduler.adapters.postgres.controls import PostgresControls
-from services.scheduler.adapters.postgres.creation import PostgresCreation
 from services.scheduler.adapters.postgres.dispatch import Dispatch
-from services.scheduler.adapters.postgres.leasing import PostgresLeases
-from services.scheduler.adapters.postgres.reading import PostgresReading
-from services.scheduler.adapters.postgres.ready import PostgresReadyJobs
-from services.scheduler.adapters.postgres.schedules import PostgresSchedules
 from services.scheduler.adapters.postgres.session import Session
-from services.scheduler.adapters.postgres.statistics import PostgresStatistics
-from services.scheduler.adapters.postgres.upkeep import PostgresUpkeep
+from services.scheduler.adapters.postgres.stores import Retention, Stores
 from services.scheduler.application.dispatcher import Dispatcher
 from services.scheduler.application.produce import ProduceJobs
 from services.scheduler.application.signals import Signals
@@ -56,20 +47,6 @@ _STEERING_INTERVAL = timedelta(seconds=1)
 _FIRING_INTERVAL = timedelta(seconds=1)
 _HOUSEKEEPING_INTERVAL = timedelta(seconds=60)
 _LONGEST_SWEEPER_SLEEP = timedelta(seconds=5)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stores:
-    creation: PostgresCreation
-    leases: PostgresLeases
-    control: PostgresControl
-    controls: PostgresControls
-    reading: PostgresReading
-    ready: PostgresReadyJobs
-    log: PostgresChangeLog
-    statistics: PostgresStatistics
-    schedules: PostgresSchedules
-    upkeep: PostgresUpkeep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +91,7 @@ async def bootstrap(settings: SchedulerSettings, runtime: Runtime) -> AsyncGener
         await database.close()
 
 
-def _application(settings: SchedulerSettings, runtime: Runtime, stores: _Stores) -> _Application:
+def _application(settings: SchedulerSettings, runtime: Runtime, stores: Stores) -> _Application:
     metrics = SchedulerMetrics(runtime.metrics)
     signals = Signals(count_ended=metrics.count_ended)
     dispatcher = Dispatcher(
@@ -157,7 +134,7 @@ def _application(settings: SchedulerSettings, runtime: Runtime, stores: _Stores)
 
 
 def _registrations(
-    settings: SchedulerSettings, runtime: Runtime, stores: _Stores, application: _Application
+    settings: SchedulerSettings, runtime: Runtime, stores: Stores, application: _Application
 ) -> list[Registration]:
     scheduler = SchedulerServicer(
         produce=application.produce,
@@ -186,31 +163,21 @@ def _registrations(
     ]
 
 
-def _stores(settings: SchedulerSettings, session: Session) -> _Stores:
-    dispatch = Dispatch(
-        replica_id=uuid.uuid4(), policies=settings.policies, ageing=timedelta(seconds=settings.ageing_seconds)
-    )
-    creation = PostgresCreation(session, dispatch)
-    return _Stores(
-        creation=creation,
-        leases=PostgresLeases(session, dispatch, creation),
-        control=PostgresControl(session, dispatch),
-        controls=PostgresControls(session),
-        reading=PostgresReading(session),
-        ready=PostgresReadyJobs(session, dispatch),
-        log=PostgresChangeLog(session, replica_id=dispatch.replica_id),
-        statistics=PostgresStatistics(session),
-        schedules=PostgresSchedules(session, creation),
-        upkeep=PostgresUpkeep(
-            session,
+def _stores(settings: SchedulerSettings, session: Session) -> Stores:
+    return Stores.on(
+        session,
+        Dispatch(
+            replica_id=uuid.uuid4(), policies=settings.policies, ageing=timedelta(seconds=settings.ageing_seconds)
+        ),
+        retention=Retention(
             span=timedelta(seconds=settings.partition_seconds),
-            retention=timedelta(seconds=settings.retention_seconds),
-            change_retention=timedelta(seconds=settings.change_retention_seconds),
+            ended=timedelta(seconds=settings.retention_seconds),
+            changes=timedelta(seconds=settings.change_retention_seconds),
         ),
     )
 
 
-def _loops(settings: SchedulerSettings, stores: _Stores, application: _Application) -> list[Loop]:
+def _loops(settings: SchedulerSettings, stores: Stores, application: _Application) -> list[Loop]:
     dispatcher, signals = application.dispatcher, application.signals
     # No lease that is given or renewed after a sweep can end before the next one.
     shortest_lease = min(

@@ -1,7 +1,9 @@
-"""Benchmark of the scheduler: `python -m tests.bench.scheduler`; the last line is one JSON object.
+"""Benchmark of the scheduler: `python -m tests.bench.scheduler [SCENE …]`; the last line is one JSON object.
 
 A scheduler process, PostgreSQL with fsync on and the client share the machine. A job
 counts when its completion is durable. Peers run one after the other on the same server.
+Scenes: throughput, latency, limits, fairness, snapshot, past, peers, faults; all of them
+unless some are named.
 
 `BENCH_JOBS` (60,000), `BENCH_RETAINED` (1,000,000 terminal jobs; the goal speaks of ten
 times as many), `BENCH_SNAPSHOT_SECONDS` (30), `BENCH_PEER_PYTHON` (an interpreter that has
@@ -16,14 +18,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import grpc.aio
 import uvloop
 
 from services.shared.database.migrations import Migrations, upgrade
+from tests.bench import scheduler_faults as faults
 from tests.bench import scheduler_scenes as scenes
+from tests.bench.scheduler_limits import limits
 from tests.bench.scheduler_load import Client, Drain, connect, enqueue
 from tests.support.engines import Engines
 
@@ -34,6 +39,15 @@ PEER_PYTHON = os.environ.get("BENCH_PEER_PYTHON", sys.executable)
 PORT = int(os.environ.get("BENCH_PORT", "7915"))
 PEERS = Path(__file__).with_name("scheduler_peers.py")
 START_WITHIN = 60.0
+PEER_WITHIN = 300.0
+
+SCENES = sys.argv[1:] or ["throughput", "latency", "limits", "fairness", "snapshot", "past", "peers", "faults"]
+# What a peer gets to do: those that take seconds per thousand jobs get fewer.
+PEER_JOBS = {"pgqueuer": JOBS, "awa": min(JOBS, 20_000), "procrastinate": min(JOBS, 2000)}
+FAULT_JOBS = 250_000
+WARM_UP = 5000
+CALLS = 4
+SINGLE_WORKERS = 16
 
 Figures = dict[str, object]
 
@@ -62,17 +76,25 @@ async def serving(url: str, **settings: object) -> AsyncGenerator[str]:
 
 
 async def throughput(client: Client) -> Figures:
-    figures: Figures = {"enqueue_bulk_per_s": round(await enqueue(client, JOBS, job_type="batched"))}
-    batched = Drain(client=client, job_type="batched", worker_id="b", max_in_flight=2000, frame=500, batch=500)
-    figures["grpc_batched_jobs_per_s"] = round(await batched.until(JOBS))
+    await enqueue(client, WARM_UP, job_type="batched", concurrency=CALLS)
+    await _drain(client, WARM_UP, "batched")
+    figures: Figures = {"enqueue_bulk_per_s": round(await enqueue(client, JOBS, job_type="batched", concurrency=CALLS))}
+    figures["grpc_batched_jobs_per_s"] = round(await _drain(client, JOBS, "batched"))
     singles = JOBS // 6
     await enqueue(client, singles, job_type="single")
-    single = Drain(client=client, job_type="single", worker_id="s", max_in_flight=256, frame=1, batch=1)
+    single = Drain(
+        client=client, job_type="single", worker_id="s", max_in_flight=256, frame=1, batch=1, workers=SINGLE_WORKERS
+    )
     figures["grpc_single_jobs_per_s"] = round(await single.until(singles))
-    waits = await scenes.latency(client)
-    figures["latency_p50_ms"] = round(statistics.median(waits) * 1000, 3)
-    figures["latency_p99_ms"] = round(scenes.percentile(waits, 99) * 1000, 3)
     return figures
+
+
+async def latency(client: Client) -> Figures:
+    waits = await scenes.latency(client)
+    return {
+        "latency_p50_ms": round(statistics.median(waits) * 1000, 3),
+        "latency_p99_ms": round(scenes.percentile(waits, 99) * 1000, 3),
+    }
 
 
 async def past(client: Client, url: str) -> Figures:
@@ -96,6 +118,14 @@ async def snapshot(client: Client, url: str) -> Figures:
     return {"snapshot_seconds": SNAPSHOT_SECONDS, "snapshot_ratio": round(held / clean, 3)}
 
 
+async def struck() -> Figures:
+    """On a cluster of its own, which the faults are for."""
+    jobs = max(JOBS * 3, FAULT_JOBS)
+    async with faults.own_cluster() as (url, postgres), serving(url) as address, connect(address) as client:
+        await enqueue(client, jobs, job_type=faults.TYPE, concurrency=CALLS)
+        return await faults.faults(client, url, postgres, jobs=jobs)
+
+
 async def _drain(client: Client, jobs: int, name: str) -> float:
     drain = Drain(client=client, job_type=name, worker_id=name, max_in_flight=2000, frame=500, batch=500)
     return await drain.until(jobs)
@@ -109,30 +139,68 @@ async def fairness(client: Client) -> Figures:
 
 def peer(name: str, url: str, jobs: int) -> Figures:
     """What a peer reaches; its absence is said, not hidden."""
-    done = subprocess.run(
-        [PEER_PYTHON, str(PEERS), name, url, str(jobs)], capture_output=True, text=True, timeout=300, check=False
-    )
+    try:
+        done = subprocess.run(
+            [PEER_PYTHON, str(PEERS), name, url, str(jobs)],
+            capture_output=True,
+            text=True,
+            timeout=PEER_WITHIN,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done within {PEER_WITHIN:g} s"}
     if done.returncode != 0:
         return {"error": done.stderr.strip().rpartition("\n")[2][:200]}
     return json.loads(done.stdout.strip().rpartition("\n")[2])
 
 
+def beside(figures: Figures, pgqueuer: Figures) -> Figures:
+    """The figures that are compared with the fastest peer of the same run."""
+    if "error" in pgqueuer:
+        return {}
+    return {
+        "vs_pgqueuer": _ratio(figures, "grpc_batched_jobs_per_s", pgqueuer["jobs_per_s"]),
+        "enqueue_vs_pgqueuer": _ratio(figures, "enqueue_bulk_per_s", pgqueuer["enqueue_per_s"]),
+        "pgqueuer_latency_p50_ms": pgqueuer["p50_ms"],
+        "pgqueuer_latency_p99_ms": pgqueuer["p99_ms"],
+    }
+
+
+def _ratio(figures: Figures, name: str, reached: object) -> object:
+    own = figures.get(name)
+    return round(float(str(own)) / float(str(reached)), 2) if own is not None else None
+
+
 async def main() -> None:
     began = time.perf_counter()
     figures: Figures = {"jobs": JOBS, "cores": os.cpu_count()}
+
+    def add(more: Figures) -> None:
+        figures.update(more)
+        print(json.dumps(figures), file=sys.stderr, flush=True)
+
     with Engines() as engines:
         databases = await engines.databases()
         async with databases.fresh() as url, serving(url) as address, connect(address) as client:
-            for scene in (throughput(client), fairness(client), snapshot(client, url), past(client, url)):
-                figures |= await scene
-                print(json.dumps(figures), file=sys.stderr, flush=True)
-        for name, jobs in (("pgqueuer", JOBS), ("procrastinate", min(JOBS, 2000))):
+            scene: dict[str, Callable[[], Awaitable[Figures]]] = {
+                "throughput": lambda: throughput(client),
+                "latency": lambda: latency(client),
+                "limits": lambda: limits(client),
+                "fairness": lambda: fairness(client),
+                "snapshot": lambda: snapshot(client, url),
+                "past": lambda: past(client, url),
+            }
+            for name in SCENES:
+                if name in scene:
+                    add(await scene[name]())
+        for name, jobs in PEER_JOBS.items() if "peers" in SCENES else ():
             async with databases.fresh() as url:
-                figures[name] = await asyncio.to_thread(peer, name, url, jobs)
+                add({name: await asyncio.to_thread(peer, name, url, jobs)})
+                if name == "pgqueuer":
+                    add(beside(figures, cast("Figures", figures[name])))
         await databases.close()
-    reached = figures["pgqueuer"]
-    if isinstance(reached, dict) and "jobs_per_s" in reached:
-        figures["vs_pgqueuer"] = round(float(str(figures["grpc_batched_jobs_per_s"])) / reached["jobs_per_s"], 2)
+    if "faults" in SCENES:
+        add(await struck())
     figures["seconds"] = round(time.perf_counter() - began, 1)
     figures["load_average"] = os.getloadavg()
     print(json.dumps(figures))

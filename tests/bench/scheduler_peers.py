@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -90,7 +91,48 @@ async def procrastinate(url: str, jobs: int) -> dict[str, object]:
     return {"enqueue_per_s": round(enqueue), "jobs_per_s": round(drain)}
 
 
-PEERS = {"pgqueuer": pgqueuer, "procrastinate": procrastinate}
+async def awa(url: str, jobs: int) -> dict[str, object]:
+    from awa import AsyncClient
+
+    @dataclass
+    class Bench:
+        sent: float
+
+    waits: list[float] = []
+    client = AsyncClient(url, max_connections=20)
+    await client.migrate()
+    # Without this it stays on the storage of earlier versions, which COPY does not know.
+    await client.install_queue_storage()
+
+    @client.task(Bench, queue="bench")
+    async def bench(job) -> None:
+        waits.append(time.perf_counter() - job.args.sent)
+
+    async def finished(count: int) -> None:
+        """Handled, and nothing left that runs: then the last completion is stored."""
+        async with asyncio.timeout(240):
+            while len(waits) < count or any(each.total_queued + each.running for each in await client.queue_stats()):  # noqa: ASYNC110 - it gives no event for this
+                await asyncio.sleep(0.02)
+
+    started = time.perf_counter()
+    for start in range(0, jobs, 5000):
+        await client.enqueue_many_copy([Bench(sent=0.0)] * min(5000, jobs - start), queue="bench")
+    enqueue = jobs / (time.perf_counter() - started)
+    started = time.perf_counter()
+    await client.start([("bench", 256)], poll_interval_ms=50)
+    await finished(jobs)
+    drain = jobs / (time.perf_counter() - started)
+    waits.clear()
+    for _ in range(400):
+        await client.insert(Bench(sent=time.perf_counter()), queue="bench")
+        await asyncio.sleep(0.01)
+    await finished(400)
+    await client.shutdown()
+    await client.close()
+    return {"enqueue_per_s": round(enqueue), "jobs_per_s": round(drain), **latencies(waits)}
+
+
+PEERS = {"pgqueuer": pgqueuer, "awa": awa, "procrastinate": procrastinate}
 
 if __name__ == "__main__":
     print(json.dumps(asyncio.run(PEERS[sys.argv[1]](sys.argv[2], int(sys.argv[3])))))

@@ -7,21 +7,32 @@ backlog arrives. What this replica holds in memory can be lost at any time.
 """
 
 import asyncio
-import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import structlog
 
-from services.scheduler.application.ports import Assignment, Claimed, JobLeases, ReadyJobs, Settlement
+from services.scheduler.application.lease_stream import LeaseStream
+from services.scheduler.application.ports import (
+    Assignment,
+    Claimed,
+    Created,
+    HandOut,
+    JobCreation,
+    JobLeases,
+    ReadyJobs,
+    Settlement,
+)
 from services.scheduler.application.telemetry import SchedulerMetrics
-from services.scheduler.domain.job import LeasedJob, LeaseRef, Release
+from services.scheduler.domain.job import JobSpec, LeaseRef, Release
 from services.scheduler.domain.limits import KeyShut
 from services.scheduler.domain.policy import Policies
 from services.scheduler.domain.ready_index import Entry, PageRequest, ReadyIndex
 from services.shared.clock import Clock
 from services.shared.errors import Unavailable
-from services.shared.lifecycle import Drain, wait_for_event
+from services.shared.lifecycle import Drain
 
 logger = structlog.stdlib.get_logger(__name__)
 
@@ -32,60 +43,7 @@ _CONCURRENT_CLAIMS = 2
 # After a claim of several jobs the next one waits this long for more room, unless it is full already.
 _SPACING_SECONDS = 0.004
 _PAUSE_AFTER_FAILURE = 0.2
-_SILENCE_SECONDS = 60.0
 _OPEN_WITHIN_SECONDS = 5.0
-
-
-class LeaseStream:
-    """One open `LeaseJobs` call: what its worker can do, holds, and is about to receive."""
-
-    def __init__(
-        self, *, worker_id: str, types: Sequence[str], max_in_flight: int, held: Iterable[LeaseRef] = ()
-    ) -> None:
-        self.stream_id = uuid.uuid4().hex
-        self.worker_id = worker_id
-        self.types = tuple(types)
-        self.held = {lease.job_id: lease for lease in held}
-        self.claiming = 0
-        self.closed = False
-        self.replaced = False
-        self._max_in_flight = max_in_flight
-        self._silent_until: float | None = None
-        self._arrived: list[LeasedJob] = []
-        self._arrival = asyncio.Event()
-
-    def room(self, now: float) -> int:
-        """How many more jobs the worker may get. One that let leases run out gets none, later one to prove itself."""
-        limit = self._max_in_flight
-        if self._silent_until is not None:
-            limit = 1 if now >= self._silent_until else 0
-        return limit - len(self.held) - self.claiming
-
-    def doubt(self, now: float) -> None:
-        self._silent_until = now + _SILENCE_SECONDS
-
-    def trust(self) -> bool:
-        """The worker was heard. Returns whether it had been in doubt."""
-        doubted, self._silent_until = self._silent_until is not None, None
-        return doubted
-
-    def deliver(self, job: LeasedJob) -> None:
-        self.held[job.lease.job_id] = job.lease
-        self._arrived.append(job)
-        self._arrival.set()
-
-    def wake(self) -> None:
-        self._arrival.set()
-
-    async def wait(self, seconds: float) -> None:
-        """Waits for jobs, or to be woken, at most so long."""
-        await wait_for_event(self._arrival, seconds)
-
-    def collect(self) -> list[LeasedJob]:
-        """What has arrived since the last time. Bounded by `max_in_flight`."""
-        self._arrival.clear()
-        arrived, self._arrived = self._arrived, []
-        return arrived
 
 
 class Dispatcher:
@@ -114,6 +72,7 @@ class Dispatcher:
         self._streams: dict[str, LeaseStream] = {}
         self._by_worker: dict[str, LeaseStream] = {}
         self._holders: dict[str, LeaseStream] = {}
+        self._calls: Counter[str] = Counter()
         self._loaded: set[str] = set()
         self._paused: frozenset[str] = frozenset()
         self._missed = False
@@ -167,6 +126,68 @@ class Dispatcher:
             self._index.push(entries)
             self._wake.set()
 
+    async def hand_out(self, specs: Sequence[JobSpec], creation: JobCreation) -> Created | None:
+        """Creates jobs as leased to workers that wait for them: one commit on the way to the worker in place of two.
+
+        None, and nothing was created, when any of them must queue up behind others or has no worker.
+        """
+        streams = self._waiting_for(specs)
+        if streams is None:
+            return None
+        try:
+            handed = await creation.create_leased(
+                [
+                    HandOut(
+                        spec=spec,
+                        worker_id=stream.worker_id,
+                        total_deadline=self._policies.of(spec.type).total_deadline,
+                    )
+                    for spec, stream in zip(specs, streams, strict=True)
+                ],
+                accept_timeout=self._accept_timeout,
+            )
+        finally:
+            for stream in streams:
+                stream.claiming -= 1
+            self._wake.set()
+        await self._deliver(
+            {spec.job_id: stream for spec, stream in zip(specs, streams, strict=True)}, Claimed(leased=handed.leased)
+        )
+        self.offer(handed.created.ready)
+        return handed.created
+
+    def _waiting_for(self, specs: Sequence[JobSpec]) -> list[LeaseStream] | None:
+        """Reserves room at a worker for each job, where nothing that was there before has a claim to it."""
+        same_twice = len({spec.job_id for spec in specs}) < len(specs)
+        if same_twice or self._missed or self._drain.started:
+            return None
+        now = self._clock.monotonic()
+        reserved: list[LeaseStream] = []
+        for spec in specs:
+            stream = self._waiting_worker(spec, now) if self._may_skip_the_queue(spec) else None
+            if stream is None:
+                for other in reserved:
+                    other.claiming -= 1
+                return None
+            stream.claiming += 1
+            reserved.append(stream)
+        return reserved
+
+    def _may_skip_the_queue(self, spec: JobSpec) -> bool:
+        """Keys and times are judged when a job is claimed, and fairness when it is chosen among several."""
+        return (
+            not spec.limit_key
+            and spec.schedule_time is None
+            and spec.type in self._loaded
+            and not self._index.has_waiting(spec.type)
+        )
+
+    def _waiting_worker(self, spec: JobSpec, now: float) -> LeaseStream | None:
+        self._rotate()
+        return next(
+            (stream for stream in self._streams.values() if spec.type in stream.types and stream.room(now) > 0), None
+        )
+
     def settled(self, settlement: Settlement) -> None:
         """Takes in what a batch of writes changed: room at workers, jobs that are ready again, keys."""
         self.returned(outcome.lease for outcome in settlement.outcomes)
@@ -180,6 +201,18 @@ class Dispatcher:
         """Leases ran out. Their workers get no more until they are heard: a stopped process must not use up jobs."""
         self._doubt(outcome.lease for outcome in settlement.outcomes)
         self.settled(settlement)
+
+    @contextmanager
+    def call_of(self, worker_id: str) -> Generator[None]:
+        """Answers a call of the worker, which is not silent while it waits for that."""
+        self.heard(worker_id)
+        self._calls[worker_id] += 1
+        try:
+            yield
+        finally:
+            self._calls[worker_id] -= 1
+            if not self._calls[worker_id]:
+                del self._calls[worker_id]
 
     def heard(self, worker_id: str) -> None:
         """A call of the worker arrived, so it is alive."""
@@ -214,7 +247,7 @@ class Dispatcher:
         now = self._clock.monotonic()
         for lease in leases:
             stream = self._holder(lease)
-            if stream is not None:
+            if stream is not None and stream.worker_id not in self._calls:
                 stream.doubt(now)
 
     def _holder(self, lease: LeaseRef) -> LeaseStream | None:
@@ -240,7 +273,7 @@ class Dispatcher:
         self._missed = True
 
     def follow(self) -> None:
-        """From now on `gone` and `offer` are told what other replicas do."""
+        """From now on `returned` and `offer` are told what other replicas do."""
         self._following.set()
         self.rescan()
 
@@ -343,10 +376,9 @@ class Dispatcher:
         self._metrics.claim_seconds.observe(self._clock.monotonic() - started)
         self._metrics.claim_batch.observe(len(claimed.leased))
         self._metrics.in_memory.set(len(self._index))
-        await self._deliver(assigned, claimed)
+        await self._deliver({entry.job_id: stream for stream, entry in assigned}, claimed)
 
-    async def _deliver(self, assigned: list[tuple[LeaseStream, Entry]], claimed: Claimed) -> None:
-        streams = {entry.job_id: stream for stream, entry in assigned}
+    async def _deliver(self, streams: Mapping[str, LeaseStream], claimed: Claimed) -> None:
         orphans: list[LeaseRef] = []
         for job in claimed.leased:
             stream = streams[job.lease.job_id]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from services.scheduler.domain.job import (
     Completion,
@@ -47,7 +47,23 @@ class Created:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class HandOut:
+    """A job to be created for a worker that waits for it."""
+
+    spec: JobSpec
+    worker_id: str
+    total_deadline: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOut:
+    """`leased` are those that were new, unless their type is paused; such are created as any other."""
+
+    created: Created
+    leased: Sequence[LeasedJob]
+
+
+class Settled(NamedTuple):
     """What became of a write with this lease: the state that the job is in now, or why it was refused."""
 
     lease: LeaseRef
@@ -55,8 +71,7 @@ class Settled:
     failure: ServiceError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """A job that reached a terminal state. `start_time` is None for one that never ran."""
 
     type: str
@@ -76,8 +91,7 @@ class Settlement:
     gates: Sequence[KeyShut] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
+class Assignment(NamedTuple):
     """A ready job proposed for a worker."""
 
     entry: Entry
@@ -186,6 +200,10 @@ class Steering:
 class JobCreation(Protocol):
     async def create(self, specs: Sequence[JobSpec], *, parent: LeaseRef | None) -> Created:
         """Raises `LeaseLost` when the parent's lease does not hold; then nothing is created."""
+        ...
+
+    async def create_leased(self, hand_outs: Sequence[HandOut], *, accept_timeout: timedelta) -> HandedOut:
+        """What `create` and `claim` do, in one step. Of different jobs, without a key, a time or a parent."""
         ...
 
 

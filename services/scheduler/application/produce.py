@@ -1,13 +1,13 @@
 """Use cases of those who have work to do: create, read, cancel, retry and delete jobs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import NamedTuple, Self
 
 from services.scheduler.application.dispatcher import Dispatcher
 from services.scheduler.application.ports import (
     Cancelled,
+    Created,
     Creation,
     JobControl,
     JobCreation,
@@ -22,8 +22,7 @@ from services.shared.errors import NotFound, RequestIdReused
 _GROUP_COMMIT = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateResult:
+class CreateResult(NamedTuple):
     job_id: str
     created: bool
     refusal: RequestIdReused | None = None
@@ -63,13 +62,19 @@ class ProduceJobs:
     async def create_many(self, specs: Sequence[JobSpec], *, parent: LeaseRef | None) -> Sequence[CreateResult]:
         created = await self._creation.create(specs, parent=parent)
         self._dispatcher.offer(created.ready)
+        return self._results(specs, created)
+
+    async def _create_roots(self, specs: Sequence[JobSpec]) -> Sequence[CreateResult]:
+        handed_out = await self._dispatcher.hand_out(specs, self._creation)
+        if handed_out is None:
+            return await self.create_many(specs, parent=None)
+        return self._results(specs, handed_out)
+
+    def _results(self, specs: Sequence[JobSpec], created: Created) -> list[CreateResult]:
         if any(spec.schedule_time for spec in specs):
             self._signals.delayed.set()
         self._signals.changed.set()
         return [_to_result(spec, creation) for spec, creation in zip(specs, created.results, strict=True)]
-
-    async def _create_roots(self, specs: Sequence[JobSpec]) -> Sequence[CreateResult]:
-        return await self.create_many(specs, parent=None)
 
     async def get(self, job_id: str) -> Job:
         jobs = await self._reading.get([job_id])

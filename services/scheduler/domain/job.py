@@ -1,12 +1,14 @@
 """The values of the scheduler: jobs, leases, failures and what clients ask for.
 
 A `Job` is one row, whichever table holds it. Times are aware UTC. Identities are the
-canonical text of a UUID, lower case with dashes.
+canonical text of a UUID, lower case with dashes. Values that are made by the ten thousand
+per second are named tuples, which cost a third of what a frozen dataclass does.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
+from typing import NamedTuple
 
 HIGHEST_PRIORITY = 0
 LOWEST_PRIORITY = 9
@@ -48,8 +50,7 @@ class Directive(IntEnum):
     LOST = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseRef:
+class LeaseRef(NamedTuple):
     """Proof that a worker holds a job."""
 
     job_id: str
@@ -73,8 +74,7 @@ class Failure:
     fail_time: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobSpec:
+class JobSpec(NamedTuple):
     """What a client asks for. `job_id` is final here; `chosen` tells that the same id may come again."""
 
     job_id: str
@@ -121,8 +121,7 @@ class Job:
     deadline_time: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeasedJob:
+class LeasedJob(NamedTuple):
     """What a worker gets to see of a job that it now holds."""
 
     lease: LeaseRef
@@ -147,8 +146,7 @@ class Renewal:
     checkpoint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class Completion(NamedTuple):
     lease: LeaseRef
     result: str
     children: tuple[JobSpec, ...] = ()

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 Rank = tuple[datetime, str]
 
@@ -25,9 +26,8 @@ _ASIDE_LIMIT = 1000
 _IDLE_BACKLOGS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One ready job. Positional, because tens of thousands are made per second."""
+class Entry(NamedTuple):
+    """One ready job."""
 
     job_id: str
     type: str
@@ -133,6 +133,13 @@ class ReadyIndex:
 
     def has_ready(self, types: Iterable[str]) -> bool:
         return any((queue := self._types.get(name)) and queue.order for name in types)
+
+    def has_waiting(self, job_type: str) -> bool:
+        """Whether any job of the type waits, here or in a page that is yet to come."""
+        queue = self._types.get(job_type)
+        return queue is not None and any(
+            backlog.heap or backlog.tail or backlog.fetching for backlog in queue.backlogs.values()
+        )
 
     def shut(self, limit_key: str) -> None:
         """Sets jobs of this key aside as they come up, until `open`."""

@@ -5,7 +5,8 @@ from datetime import timedelta
 from scristill.scheduler.v1 import worker_service_pb2 as pb
 from scristill.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
-from services.scheduler.application.dispatcher import Dispatcher, LeaseStream
+from services.scheduler.application.dispatcher import Dispatcher
+from services.scheduler.application.lease_stream import LeaseStream
 from services.scheduler.application.signals import Signals
 from services.scheduler.application.work import WorkOnJobs
 from services.scheduler.domain.job import Renewal
@@ -74,36 +75,38 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
             self._signals.expiring.set()
 
     async def RenewLeases(self, request: pb.RenewLeasesRequest, context: Context) -> pb.RenewLeasesResponse:
-        self._dispatcher.heard(request.worker_id)
-        renewals = [
-            mapping.to_renewal(renewal, field=f"renewals[{index}]") for index, renewal in enumerate(request.renewals)
-        ]
-        renewed = await self._work.renew(renewals)
-        return pb.RenewLeasesResponse(directives=[mapping.from_renewed(each) for each in renewed])
+        with self._dispatcher.call_of(request.worker_id):
+            renewals = [
+                mapping.to_renewal(renewal, field=f"renewals[{index}]")
+                for index, renewal in enumerate(request.renewals)
+            ]
+            renewed = await self._work.renew(renewals)
+            return pb.RenewLeasesResponse(directives=[mapping.from_renewed(each) for each in renewed])
 
     async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Context) -> pb.CompleteJobsResponse:
-        self._dispatcher.heard(request.worker_id)
-        specs = mapping.SpecReader(new_id=self._new_id, traceparent=tracing.current_traceparent())
-        completions = mapping.to_completions(request.completions, specs=specs, field="completions")
-        settled = await self._work.complete(completions)
-        return pb.CompleteJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
+        with self._dispatcher.call_of(request.worker_id):
+            specs = mapping.SpecReader(new_id=self._new_id, traceparent=tracing.current_traceparent())
+            completions = mapping.to_completions(request.completions, specs=specs, field="completions")
+            settled = await self._work.complete(completions)
+            return pb.CompleteJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
 
     async def FailJobs(self, request: pb.FailJobsRequest, context: Context) -> pb.FailJobsResponse:
-        self._dispatcher.heard(request.worker_id)
-        attempts = [
-            mapping.to_failed_attempt(attempt, field=f"attempts[{index}]")
-            for index, attempt in enumerate(request.attempts)
-        ]
-        settled = await self._work.fail(attempts)
-        return pb.FailJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
+        with self._dispatcher.call_of(request.worker_id):
+            attempts = [
+                mapping.to_failed_attempt(attempt, field=f"attempts[{index}]")
+                for index, attempt in enumerate(request.attempts)
+            ]
+            settled = await self._work.fail(attempts)
+            return pb.FailJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
 
     async def ReleaseJobs(self, request: pb.ReleaseJobsRequest, context: Context) -> pb.ReleaseJobsResponse:
-        self._dispatcher.heard(request.worker_id)
-        releases = [
-            mapping.to_release(release, field=f"releases[{index}]") for index, release in enumerate(request.releases)
-        ]
-        settled = await self._work.release(releases)
-        return pb.ReleaseJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
+        with self._dispatcher.call_of(request.worker_id):
+            releases = [
+                mapping.to_release(release, field=f"releases[{index}]")
+                for index, release in enumerate(request.releases)
+            ]
+            settled = await self._work.release(releases)
+            return pb.ReleaseJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
 
     async def _send(self, stream: LeaseStream, context: Context, *, frame_jobs: int, ping: timedelta) -> None:
         """Jobs as they arrive, a ping when none did for a while; ends with the drain or the next stream."""

@@ -19,7 +19,7 @@ from services.scheduler.domain.job import (
     Release,
     Renewal,
 )
-from tests.integration.scheduler.stores import POLICY, Stores
+from tests.integration.scheduler.stores import POLICY, StoresAndJobs
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 NO_DELAY = timedelta()
@@ -31,7 +31,7 @@ EXPIRE_NOW = "UPDATE scheduler.jobs SET lease_expire_time = $2 WHERE state = 2 A
 class Walk:
     """Does the same step to some of the jobs in one batch, and to their twins one by one."""
 
-    def __init__(self, store: Stores, jobs: Sequence[Job], rng: random.Random) -> None:
+    def __init__(self, store: StoresAndJobs, jobs: Sequence[Job], rng: random.Random) -> None:
         self._store = store
         self._rng = rng
         self.twins = {job.job_id: job for job in jobs}

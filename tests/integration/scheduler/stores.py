@@ -3,21 +3,11 @@
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 
-from services.scheduler.adapters.postgres.changes import PostgresChangeLog
-from services.scheduler.adapters.postgres.control import PostgresControl
-from services.scheduler.adapters.postgres.controls import PostgresControls
-from services.scheduler.adapters.postgres.creation import PostgresCreation
 from services.scheduler.adapters.postgres.dispatch import Dispatch
-from services.scheduler.adapters.postgres.leasing import PostgresLeases
-from services.scheduler.adapters.postgres.reading import PostgresReading
-from services.scheduler.adapters.postgres.ready import PostgresReadyJobs
-from services.scheduler.adapters.postgres.schedules import PostgresSchedules
 from services.scheduler.adapters.postgres.session import Session
-from services.scheduler.adapters.postgres.statistics import PostgresStatistics
-from services.scheduler.adapters.postgres.upkeep import PostgresUpkeep
+from services.scheduler.adapters.postgres.stores import Retention, Stores
 from services.scheduler.application.ports import Assignment
 from services.scheduler.domain.job import Job, JobSpec, LeasedJob
 from services.scheduler.domain.policy import Policies, TypePolicy
@@ -41,20 +31,7 @@ class CountingSession(Session):
         return await super().fetch(statement, *arguments)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stores:
-    session: CountingSession
-    creation: PostgresCreation
-    leases: PostgresLeases
-    control: PostgresControl
-    controls: PostgresControls
-    reading: PostgresReading
-    ready: PostgresReadyJobs
-    log: PostgresChangeLog
-    statistics: PostgresStatistics
-    schedules: PostgresSchedules
-    upkeep: PostgresUpkeep
-
+class StoresAndJobs(Stores):
     async def execute(self, statement: str, *arguments: object) -> list:
         return await self.session.fetch(statement, *arguments)
 
@@ -91,32 +68,14 @@ def spec(**fields) -> JobSpec:
 
 
 @asynccontextmanager
-async def connect(url: str) -> AsyncGenerator[Stores]:
+async def connect(url: str) -> AsyncGenerator[StoresAndJobs]:
     metrics = Metrics()
     database = Database(url, concurrency=4, application_name="test", metrics=metrics)
     session = CountingSession(database, concurrency=4, patience=timedelta(seconds=5), metrics=metrics)
     policies = Policies(by_type={"other": POLICY}, default=POLICY)
     dispatch = Dispatch(replica_id=uuid.uuid4(), policies=policies, ageing=timedelta(minutes=5))
-    creation = PostgresCreation(session, dispatch)
     try:
-        yield Stores(
-            session=session,
-            creation=creation,
-            leases=PostgresLeases(session, dispatch, creation),
-            control=PostgresControl(session, dispatch),
-            controls=PostgresControls(session),
-            reading=PostgresReading(session),
-            ready=PostgresReadyJobs(session, dispatch),
-            log=PostgresChangeLog(session, replica_id=dispatch.replica_id),
-            statistics=PostgresStatistics(session),
-            schedules=PostgresSchedules(session, creation),
-            upkeep=PostgresUpkeep(
-                session,
-                span=timedelta(days=1),
-                retention=timedelta(days=7),
-                change_retention=timedelta(hours=1),
-            ),
-        )
+        yield StoresAndJobs.on(session, dispatch, retention=Retention())
     finally:
         await session.close()
         await database.close()

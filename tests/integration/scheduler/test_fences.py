@@ -9,10 +9,10 @@ from services.scheduler.domain.errors import LeaseLost
 from services.scheduler.domain.job import Completion, Directive, LeaseRef, Release, Renewal
 from services.scheduler.domain.ready_index import Entry
 from tests.integration.scheduler.specification import NO_DELAY, attempt, visible
-from tests.integration.scheduler.stores import Stores, spec
+from tests.integration.scheduler.stores import StoresAndJobs, spec
 
 
-async def stale_and_late(store: Stores) -> tuple[LeaseRef, LeaseRef]:
+async def stale_and_late(store: StoresAndJobs) -> tuple[LeaseRef, LeaseRef]:
     """A lease whose job another worker holds, and one whose job went back to the queue."""
     stale = await store.leased()
     late = await store.leased()
@@ -26,7 +26,7 @@ async def stale_and_late(store: Stores) -> tuple[LeaseRef, LeaseRef]:
     return stale.lease, late.lease
 
 
-async def write_with_lost_leases(store: Stores, how: str) -> None:
+async def write_with_lost_leases(store: StoresAndJobs, how: str) -> None:
     """Every write, with a lease that is lost in either way. Raises AssertionError when one has an effect."""
     refs = await stale_and_late(store)
     before = [visible(await store.job(ref.job_id)) for ref in refs]
@@ -117,7 +117,7 @@ async def test_sweeper_takes_expired_leases_alone(store, monkeypatch):
     await store.leased()
     assert not (await store.leases.expire(limit=10)).stalled
 
-    guard = " AND j.lease_expire_time < now()"
+    guard = "j.lease_expire_time < now()"
     assert guard in settling.EXPIRE
-    monkeypatch.setattr(leasing, "EXPIRE", settling.EXPIRE.replace(guard, ""))
+    monkeypatch.setattr(leasing, "EXPIRE", settling.EXPIRE.replace(guard, "j.lease_expire_time IS NOT NULL"))
     assert (await store.leases.expire(limit=10)).stalled

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import asyncpg
 import grpc
 import pytest
 from scristill.scheduler.v1 import job_pb2
@@ -281,3 +282,86 @@ async def test_worker_that_let_its_leases_run_out_gets_no_more_until_it_is_heard
 
     assert (waiting.state, waiting.stall_count) == (job_pb2.JOB_STATE_PENDING, 1)
     assert again.lease.job_id == job_id
+
+
+async def test_worker_that_is_silent_is_doubted_where_its_stream_is(scheduler_url):
+    """Whichever replica finds that the leases ran out."""
+    async with (
+        serving(scheduler_url, accept_timeout_seconds=0.3) as sweeping,
+        serving(scheduler_url, accept_timeout_seconds=60.0) as other,
+        builders.leasing(other, worker_id="stopped") as stopped,
+    ):
+        [job_id] = await builders.create(other)
+        [job] = await stopped.take(1)
+        await _run_out(scheduler_url, job_id)
+        await eventually(lambda: _is_pending(sweeping, job_id))
+        await stopped.nothing(for_seconds=1)
+        await builders.renew(other, job, worker_id="stopped")
+        assert await stopped.take(1)
+
+
+async def test_worker_whose_call_is_held_up_here_is_not_silent(scheduler_url):
+    """Its other lease runs out meanwhile; it has no reason to call again."""
+    async with serving(scheduler_url, accept_timeout_seconds=1.5) as scheduler:
+        await builders.create(scheduler, 2)
+        async with builders.leasing(scheduler, max_in_flight=2) as stream:
+            first, second = await stream.take(2)
+            async with _row_locked(scheduler_url, first.lease.job_id):
+                completing = asyncio.create_task(builders.complete(scheduler, first))
+                await stream.nothing(for_seconds=0.1)
+                [again] = await stream.take(1, within=8)
+            await completing
+
+    assert again.lease.job_id == second.lease.job_id
+
+
+async def test_child_of_a_silent_worker_shows_that_it_lives(scheduler_url):
+    async with serving(scheduler_url, accept_timeout_seconds=0.3) as scheduler:
+        await builders.create(scheduler, 2)
+        async with builders.leasing(scheduler, worker_id="slow", max_in_flight=2) as slow:
+            lost, held = await slow.take(2)
+            await builders.renew(scheduler, held, worker_id="slow")
+            await slow.nothing(for_seconds=1)
+            children = [builders.spec(type="child")]
+            await scheduler.jobs.CreateJobs(jobs_pb.CreateJobsRequest(jobs=children, parent_lease=held.lease))
+            [again] = await slow.take(1)
+
+    assert again.lease.job_id == lost.lease.job_id
+
+
+async def test_news_of_an_earlier_lease_makes_no_room_for_a_later_one(scheduler_url):
+    """A job is given back at another replica, and leased here again before this one has read of it."""
+    async with (
+        serving(scheduler_url, foreign_poll_seconds=1.0) as here,
+        serving(scheduler_url) as there,
+        builders.leasing(here, max_in_flight=2) as stream,
+    ):
+        await builders.create(here)
+        [first] = await stream.take(1)
+        await builders.release(there, first)
+        await here.jobs.PauseQueue(jobs_pb.PauseQueueRequest(type="extract"))
+        await here.jobs.ResumeQueue(jobs_pb.ResumeQueueRequest(type="extract"))
+        [again] = await stream.take(1)
+        await builders.create(there, 2)
+        assert await stream.take(1, within=5)
+        await stream.nothing()
+
+    assert again.lease.fencing_token == first.lease.fencing_token + 1
+
+
+@contextlib.asynccontextmanager
+async def _row_locked(url: str, job_id: str):
+    connection = await asyncpg.connect(url)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM scheduler.jobs WHERE job_id = $1 FOR UPDATE", job_id)
+        yield
+    await connection.close()
+
+
+async def _run_out(url: str, job_id: str) -> None:
+    """Ends a lease as time would."""
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        "UPDATE scheduler.jobs SET lease_expire_time = now() - interval '1 second' WHERE job_id = $1", job_id
+    )
+    await connection.close()

@@ -15,6 +15,8 @@ from tests.integration.scheduler.stores import spec
 
 async def test_empty_batches_change_nothing(store):
     assert (await store.creation.create([], parent=None)).results == []
+    assert (await store.creation.create_leased([], accept_timeout=timedelta(seconds=1))).leased == []
+    assert await store.leases.still_held([]) == []
     assert (await store.leases.claim([], accept_timeout=timedelta(seconds=1))).leased == []
     assert (await store.leases.complete([])).outcomes == []
     assert (await store.leases.fail([], jitters=[])).outcomes == []

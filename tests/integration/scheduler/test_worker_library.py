@@ -59,6 +59,33 @@ async def test_handler_result_becomes_the_result_of_the_job(scheduler, start):
     assert (job.state, job.result, job.attempt) == (job_pb2.JOB_STATE_SUCCEEDED, '{"n":42}', 1)
 
 
+async def test_last_progress_is_stored_before_the_end(scheduler, start):
+    async def count(job):
+        for number in range(1, 4):
+            job.report(completed=number, total=3, message=f"page {number}")
+
+    start({"extract": count})
+    [job_id] = await builders.create(scheduler)
+
+    job = await ended(scheduler, job_id)
+
+    assert (job.state, job.progress.completed_count) == (job_pb2.JOB_STATE_SUCCEEDED, 3)
+    assert job.progress.message == "page 3"
+
+
+async def test_checkpoint_of_a_failed_attempt_is_there_for_the_next(scheduler, start):
+    async def climb(job):
+        if job.attempt == 1:
+            job.save({"step": 7})
+            raise Retry("again", delay=timedelta(milliseconds=10))
+        return Done(result={"checkpoint": job.checkpoint})
+
+    start({"extract": climb})
+    [job_id] = await builders.create(scheduler)
+
+    assert (await ended(scheduler, job_id)).result == '{"checkpoint":{"step":7}}'
+
+
 async def test_many_jobs_are_all_completed_with_batched_calls(scheduler, start):
     seen = set()
 

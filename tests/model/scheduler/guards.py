@@ -85,6 +85,8 @@ class SqlGuard:
 
 
 _STATE = " AND j.state = 2"
+_ONCE = "ON CONFLICT (job_id) DO NOTHING"
+_AGAIN = "ON CONFLICT (job_id) DO UPDATE SET attempt = 0"
 _TOKEN = " AND j.fencing_token = i.fencing_token"
 
 SQL_GUARDS = (
@@ -120,6 +122,12 @@ SQL_GUARDS = (
     SqlGuard(cancelling, "CANCEL", "CASE state WHEN 1 THEN 5 ELSE 2 END", "5"),
     SqlGuard(control, "RETRY", " AND e.state IN (4, 5, 6)"),
     SqlGuard(creation, "INSERT", "ON CONFLICT (job_id) DO NOTHING", "ON CONFLICT (job_id) DO UPDATE SET attempt = 0"),
+    SqlGuard(
+        creation, "INSERT_LEASED", "ON CONFLICT (job_id) DO NOTHING", "ON CONFLICT (job_id) DO UPDATE SET attempt = 0"
+    ),
+    SqlGuard(
+        creation, "INSERT_LEASED", "WHERE NOT EXISTS (SELECT FROM scheduler.paused_types p WHERE p.type = s.type)"
+    ),
     SqlGuard(creation, "LOCK_PARENT", " AND fencing_token = $2", " AND $2::bigint > 0"),
     SqlGuard(creation, "LOCK_PARENT", " AND state = 2"),
     SqlGuard(creation, "KNOWN", "scheduler.ended_jobs WHERE job_id", "scheduler.ended_jobs WHERE false AND job_id"),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from services.scheduler.application.ports import Assignment, Settled
+from services.scheduler.application.ports import Assignment, HandOut, Settled
 from services.scheduler.domain import lifecycle, limits
 from services.scheduler.domain.errors import JobStateConflict
 from services.scheduler.domain.job import (
@@ -100,6 +100,24 @@ class Pair:
         except ServiceError as error:
             given = refusal(error)
         self._agree("create", answer, given)
+        await self._compare(expected)
+        return spec.job_id
+
+    async def hand_out(self, job_id: str = "", *, worker_id: str = "w") -> str:
+        """Creates a job for a worker that waits: all that `create` and `claim` do to a new one."""
+        spec = self._spec(job_id or str(uuid.uuid4()), delay=_NOTHING, key="", chosen=bool(job_id))
+        expected = self._born([spec], None)
+        if expected and not self.paused:
+            leased = lifecycle.lease(
+                expected[spec.job_id], worker_id=worker_id, now=self.now, accept_timeout=ACCEPT, policy=POLICY
+            )
+            expected = {spec.job_id: leased}
+        handed = await self._store.creation.create_leased(
+            [HandOut(spec=spec, worker_id=worker_id, total_deadline=POLICY.total_deadline)], accept_timeout=ACCEPT
+        )
+        given = {job.lease.job_id: job.lease.fencing_token for job in handed.leased}
+        held = {job.job_id: job.fencing_token for job in expected.values() if lifecycle.is_held(job)}
+        self._agree("hand out", held, given)
         await self._compare(expected)
         return spec.job_id
 
@@ -324,10 +342,10 @@ class Pair:
             parent_job_id=parent.job_id if parent else "",
         )
 
-    def _spec(self, job_id: str, *, delay: timedelta, key: str) -> JobSpec:
+    def _spec(self, job_id: str, *, delay: timedelta, key: str, chosen: bool = True) -> JobSpec:
         return JobSpec(
             job_id=job_id,
-            chosen=True,
+            chosen=chosen,
             type=TYPE,
             project_id=self._project,
             priority=5,

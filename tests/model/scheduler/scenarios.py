@@ -245,6 +245,34 @@ async def creation_of_an_ended_job(pair: Pair) -> None:
     await pair.create(job_id=job_id)
 
 
+async def hand_out_of_a_new_job(pair: Pair) -> None:
+    job_id = await pair.hand_out()
+    await pair.claim(job_id)
+    await pair.complete(pair.lease(job_id))
+
+
+async def hand_out_of_a_known_job(pair: Pair) -> None:
+    waiting = await pair.create()
+    await pair.hand_out(waiting)
+    await pair.claim(waiting)
+    await pair.hand_out(waiting, worker_id="other")
+    await pair.complete(pair.lease(waiting))
+    await pair.hand_out(waiting)
+
+
+async def hand_out_of_a_chosen_job(pair: Pair) -> None:
+    await pair.hand_out(str(uuid.uuid4()))
+    await pair.expire()
+    await pair.pass_time(11 * SECOND)
+    await pair.expire()
+
+
+async def hand_out_while_paused(pair: Pair) -> None:
+    await pair.pause(paused=True)
+    await pair.hand_out()
+    await pair.hand_out(str(uuid.uuid4()))
+
+
 async def cap(pair: Pair) -> None:
     await pair.limit("k", cap=1)
     first, second = await pair.create(key="k"), await pair.create(key="k")

@@ -8,19 +8,13 @@ compared to the microsecond, and a clock can be set back.
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from services.scheduler.adapters.postgres.control import PostgresControl
-from services.scheduler.adapters.postgres.controls import PostgresControls
-from services.scheduler.adapters.postgres.creation import PostgresCreation
 from services.scheduler.adapters.postgres.dispatch import Dispatch
-from services.scheduler.adapters.postgres.leasing import PostgresLeases
-from services.scheduler.adapters.postgres.reading import PostgresReading
-from services.scheduler.adapters.postgres.ready import PostgresReadyJobs
 from services.scheduler.adapters.postgres.session import Session
+from services.scheduler.adapters.postgres.stores import Retention, Stores
 from services.scheduler.domain.job import Job
 from services.scheduler.domain.policy import Policies
 from services.shared.database.engine import Database
@@ -37,16 +31,7 @@ _SETTINGS = ("search_path = clock, pg_catalog", "synchronous_commit = off")
 _AGEING = timedelta(seconds=300)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
-    session: Session
-    creation: PostgresCreation
-    leases: PostgresLeases
-    control: PostgresControl
-    controls: PostgresControls
-    reading: PostgresReading
-    ready: PostgresReadyJobs
-
+class Store(Stores):
     async def set_clock(self, at: datetime) -> None:
         await self.session.fetch("UPDATE clock.reading SET at = $1", at)
 
@@ -73,17 +58,8 @@ async def open_store(url: str, policies: Policies) -> AsyncGenerator[Store]:
     database = Database(url, concurrency=2, application_name="model", metrics=metrics)
     session = Session(database, concurrency=2, patience=timedelta(seconds=5), metrics=metrics)
     dispatch = Dispatch(replica_id=uuid.uuid4(), policies=policies, ageing=_AGEING)
-    creation = PostgresCreation(session, dispatch)
     try:
-        yield Store(
-            session=session,
-            creation=creation,
-            leases=PostgresLeases(session, dispatch, creation),
-            control=PostgresControl(session, dispatch),
-            controls=PostgresControls(session),
-            reading=PostgresReading(session),
-            ready=PostgresReadyJobs(session, dispatch),
-        )
+        yield Store.on(session, dispatch, retention=Retention())
     finally:
         await session.close()
         await database.close()

@@ -22,6 +22,14 @@ def test_ids_grow_strictly():
     assert all(earlier < later for earlier, later in itertools.pairwise(ids))
 
 
+def test_text_is_the_canonical_form_of_the_next_id():
+    new = Uuid7()
+    before, text, after = new(), new.text(), new()
+
+    assert str(UUID(text)) == text
+    assert before < UUID(text) < after
+
+
 def test_ids_are_unique_across_threads():
     new = Uuid7()
     with ThreadPoolExecutor(4) as pool:

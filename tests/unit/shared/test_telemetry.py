@@ -10,12 +10,14 @@ import pytest
 import structlog
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 
 from services.shared.lifecycle import wait_for_event
 from services.shared.settings import LogFormat, LogLevel
 from services.shared.telemetry import exposition, logging, tracing
 from services.shared.telemetry.loop_lag import LoopLag, LoopLagReporter
 from services.shared.telemetry.metrics import Metrics
+from services.shared.telemetry.trace_ids import IdsOnlyProvider
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
@@ -103,6 +105,40 @@ def test_stored_traceparent_becomes_a_link():
 @pytest.mark.parametrize("stored", ["", "nonsense", "00-00000000000000000000000000000000-0000000000000000-00"])
 def test_row_without_a_valid_traceparent_has_no_link(stored: str):
     assert tracing.link_from(stored) is None
+
+
+def ids_of(span: trace.Span) -> tuple[str, str, int]:
+    context = span.get_span_context()
+    return f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags
+
+
+def test_ids_without_spans_continue_the_trace_of_the_caller():
+    tracer = IdsOnlyProvider().get_tracer("x")
+    span = tracer.start_span("call", tracing.extract(TRACEPARENT))
+
+    trace_id, span_id, flags = ids_of(span)
+    assert (trace_id, flags) == (TRACE_ID, 1)
+    assert span_id != TRACEPARENT.split("-")[2]
+    assert not span.is_recording()
+
+
+def test_ids_without_spans_begin_a_trace_where_there_is_none():
+    tracer = IdsOnlyProvider().get_tracer("x")
+    with tracer.start_as_current_span("outer", Context()) as outer, tracer.start_as_current_span("inner") as inner:
+        current = trace.get_current_span().get_span_context()
+
+    assert ids_of(outer)[0] == ids_of(inner)[0]
+    assert ids_of(outer)[1] != ids_of(inner)[1]
+    assert current == inner.get_span_context()
+    assert ids_of(outer)[2] == 0
+
+
+def test_page_of_metrics_has_no_series_of_creation_times():
+    metrics = Metrics()
+    metrics.counter("scristill_test_total", "Test.").inc()
+    metrics.histogram("scristill_test_seconds", "Test.").observe(1)
+
+    assert b"_created" not in metrics.render()
 
 
 def test_metric_asked_for_twice_is_one():

@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 from services.scheduler.adapters.postgres.cancelling import cancel_tree
 from services.scheduler.adapters.postgres.dispatch import Dispatch
 from services.scheduler.adapters.postgres.session import Connection, Row, Session
-from services.scheduler.application.ports import Created, Creation
+from services.scheduler.application.ports import Created, Creation, HandedOut, HandOut
 from services.scheduler.domain.errors import LeaseLost
-from services.scheduler.domain.job import JobSpec, JobState, LeaseRef
+from services.scheduler.domain.job import JobSpec, JobState, LeasedJob, LeaseRef
 from services.scheduler.domain.ready_index import Entry
 
 _INSERT = """
@@ -37,7 +37,8 @@ INSERT_NEW = f"""
 WITH inserted AS ({_INSERT}),
 changed AS (
     INSERT INTO scheduler.job_changes (replica_id, job_ids, states)
-    VALUES ($14::uuid, $1::uuid[], array_fill(1::smallint, ARRAY[cardinality($1::uuid[])]))
+    SELECT $14::uuid, $1::uuid[], array_fill(1::smallint, ARRAY[cardinality($1::uuid[])])
+    WHERE cardinality($1::uuid[]) > 0
 )
 SELECT now()
 """
@@ -56,6 +57,30 @@ changed AS (
 SELECT now(), (SELECT job_ids FROM batch)
 """
 
+# For a worker that waits: what INSERT and CLAIM make of a new job, which is nobody else's yet.
+INSERT_LEASED = """
+WITH leased AS (
+    INSERT INTO scheduler.jobs (job_id, spec_hash, type, project_id, priority, payload, schedule_time, max_attempts,
+        max_stalls, traceparent, state, create_time, update_time, worker_id, fencing_token, attempt, start_time,
+        lease_expire_time, deadline_time)
+    SELECT s.job_id, s.spec_hash, s.type, s.project_id, s.priority, s.payload, now(), s.max_attempts,
+        s.max_stalls, s.traceparent, 2, now(), now(), s.worker_id, 1, 1, now(),
+        now() + $12::interval, now() + make_interval(secs => s.deadline_seconds)
+    FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::smallint[],
+                $8::smallint[], $9::text[], $10::text[], $11::float8[])
+        AS s(job_id, spec_hash, type, project_id, priority, payload, max_attempts, max_stalls, traceparent,
+             worker_id, deadline_seconds)
+    WHERE NOT EXISTS (SELECT FROM scheduler.paused_types p WHERE p.type = s.type)
+    ON CONFLICT (job_id) DO NOTHING
+    RETURNING job_id, lease_expire_time, deadline_time
+),
+changed AS (
+    INSERT INTO scheduler.job_changes (replica_id, job_ids, states)
+    SELECT $13::uuid, array_agg(job_id), array_agg(2::smallint) FROM leased HAVING count(*) > 0
+)
+SELECT * FROM leased
+"""
+
 LOCK_PARENT = """
 SELECT cancel_requested FROM scheduler.jobs
 WHERE job_id = $1 AND fencing_token = $2 AND state = 2 FOR NO KEY UPDATE
@@ -69,6 +94,8 @@ SELECT job_id, spec_hash, true FROM scheduler.ended_jobs WHERE job_id = ANY($1::
 
 # A large call is several statements of one transaction, so that encoding it never holds the event loop for long.
 _SLICE = 500
+
+_NOTHING = Created(results=(), ready=())
 
 REMOVE = "DELETE FROM scheduler.jobs WHERE job_id = ANY($1::uuid[])"
 
@@ -89,6 +116,27 @@ class PostgresCreation:
                 created = replace(created, ready=())
                 await cancel_tree(connection, self._dispatch, [spec.job_id for spec in specs], message="")
         return created
+
+    async def create_leased(self, hand_outs: Sequence[HandOut], *, accept_timeout: timedelta) -> HandedOut:
+        arguments = self._leased_arguments(hand_outs, accept_timeout)
+        if not any(each.spec.chosen for each in hand_outs):
+            leased = {str(record[0]): record for record in await self._session.fetch(INSERT_LEASED, *arguments)}
+            rest = [each.spec for each in hand_outs if each.spec.job_id not in leased]
+            return _handed_out(hand_outs, leased, await self.create(rest, parent=None) if rest else _NOTHING)
+        async with self._session.begin() as connection:
+            leased = {str(record[0]): record for record in await connection.fetch(INSERT_LEASED, *arguments)}
+            for job_id in await self._ended(connection, [each.spec for each in hand_outs]):
+                leased.pop(job_id, None)
+            rest = [each.spec for each in hand_outs if each.spec.job_id not in leased]
+            return _handed_out(hand_outs, leased, await self.create_in(connection, rest, parent_job_id=None))
+
+    async def _ended(self, connection: Connection, specs: Sequence[JobSpec]) -> list[str]:
+        """Jobs that ended before, which this transaction has made anew; not any more, after this."""
+        known = await connection.fetch(KNOWN, [spec.job_id for spec in specs if spec.chosen])
+        ended = [record[0] for record in known if record[2]]
+        if ended:
+            await connection.execute(REMOVE, ended)
+        return [str(job_id) for job_id in ended]
 
     async def create_in(
         self, connection: Connection, specs: Sequence[JobSpec], *, parent_job_id: str | None
@@ -146,6 +194,25 @@ class PostgresCreation:
         rank_time = now + (spec.priority * self._dispatch.ageing + timedelta(microseconds=place))
         return Entry(spec.job_id, spec.type, spec.project_id, rank_time, spec.limit_key)
 
+    def _leased_arguments(self, hand_outs: Sequence[HandOut], accept_timeout: timedelta) -> tuple[object, ...]:
+        specs = [each.spec for each in hand_outs]
+        policies = [self._dispatch.policies.of(spec.type) for spec in specs]
+        return (
+            [spec.job_id for spec in specs],
+            [spec_hash(spec) for spec in specs],
+            [spec.type for spec in specs],
+            [spec.project_id for spec in specs],
+            [spec.priority for spec in specs],
+            [spec.payload for spec in specs],
+            [spec.max_attempts or policy.max_attempts for spec, policy in zip(specs, policies, strict=True)],
+            [policy.max_stalls for policy in policies],
+            [spec.traceparent for spec in specs],
+            [each.worker_id for each in hand_outs],
+            [each.total_deadline.total_seconds() if each.total_deadline else None for each in hand_outs],
+            accept_timeout,
+            self._dispatch.replica_id,
+        )
+
     def _arguments(self, specs: Sequence[JobSpec], *, parent: str | None, place: int) -> tuple[object, ...]:
         """`place` is that of the first spec in its call; jobs of one call keep their order."""
         policies = [self._dispatch.policies.of(spec.type) for spec in specs]
@@ -166,6 +233,37 @@ class PostgresCreation:
             self._dispatch.replica_id,
             list(range(place, place + len(specs))),
         )
+
+
+def _handed_out(hand_outs: Sequence[HandOut], leased: Mapping[str, Row], rest: Created) -> HandedOut:
+    others = iter(rest.results)
+    return HandedOut(
+        created=Created(
+            results=[Creation.CREATED if each.spec.job_id in leased else next(others) for each in hand_outs],
+            ready=rest.ready,
+        ),
+        leased=[_to_leased(each, leased[each.spec.job_id]) for each in hand_outs if each.spec.job_id in leased],
+    )
+
+
+def _to_leased(hand_out: HandOut, record: Row) -> LeasedJob:
+    """The first lease of a job without a past."""
+    spec = hand_out.spec
+    return LeasedJob(
+        lease=LeaseRef(job_id=spec.job_id, fencing_token=1),
+        worker_id=hand_out.worker_id,
+        type=spec.type,
+        project_id=spec.project_id,
+        payload=spec.payload,
+        attempt=1,
+        stall_count=0,
+        checkpoint="",
+        traceparent=spec.traceparent,
+        parent_job_id="",
+        limit_key="",
+        lease_expire_time=record[1],
+        deadline_time=record[2],
+    )
 
 
 async def lock_parent(connection: Connection, parent: LeaseRef) -> bool:
