@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 from google.protobuf import timestamp_pb2
 from scristill.scheduler.v1 import job_pb2
@@ -28,7 +28,8 @@ class History:
     most_held: int = 0
     exceeded: int = 0
     done: int = 0
-    leased_at: list[float] = field(default_factory=list)
+    leases: list[tuple[float, float]] = field(default_factory=list)
+    """When the claim of each lease began, by the clock of the database, and when the lease arrived."""
     shut: list[tuple[float, float]] = field(default_factory=list)
     """From when on and until when the gate was known to be shut."""
 
@@ -36,12 +37,14 @@ class History:
         self.held += 1
         self.most_held = max(self.most_held, self.held)
         self.exceeded += self.held > CAP
-        self.leased_at.append(job.lease_expire_time.ToDatetime().timestamp() - accept.total_seconds())
+        self.leases.append((job.lease_expire_time.ToDatetime(UTC).timestamp() - accept.total_seconds(), time.time()))
 
     @property
     def gate_violations(self) -> int:
-        """Leases that were given out while the gate was shut, by the clock of the database."""
-        return sum(any(since <= at < until for since, until in self.shut) for at in self.leased_at)
+        """Leases whose claim began after the gate was known to be shut, and that arrived before it opened."""
+        return sum(
+            any(since <= claimed and arrived < until for since, until in self.shut) for claimed, arrived in self.leases
+        )
 
 
 async def work(client: Client, job_type: str, name: str, history: History, *, fails: bool) -> None:
@@ -74,7 +77,7 @@ async def _fail(client: Client, job: job_pb2.LeasedJob, name: str, history: Hist
         lease=job.lease, failure=job_pb2.JobFailure(reason=8, message="come later"), gate_until_time=until
     )
     await client.work.FailJobs(work_pb.FailJobsRequest(worker_id=name, attempts=[attempt]))
-    history.shut.append((time.time(), until.ToDatetime().timestamp()))
+    history.shut.append((time.time(), until.ToDatetime(UTC).timestamp()))
 
 
 async def scene(client: Client, job_type: str, *, jobs: int, cap: int, fails: bool) -> History:

@@ -28,6 +28,29 @@ def test_a_job_is_offered_once_however_often_it_is_announced():
     assert len(index) == 0
 
 
+def test_type_has_waiting_jobs_until_the_last_one_is_taken():
+    index = ReadyIndex()
+    assert not index.has_waiting("extract")
+    index.push([entry("a"), entry("b")])
+
+    index.take(["extract"], 1)
+    assert index.has_waiting("extract")
+    assert not index.has_waiting("crawl")
+    index.take(["extract"], 1)
+    assert not index.has_waiting("extract")
+
+
+def test_type_whose_next_page_is_yet_to_come_has_waiting_jobs():
+    index = ReadyIndex(buffer_size=4)
+    index.push(filled(6))
+    index.take(["extract"], 4)
+    [request] = index.page_requests(["extract"])
+    assert index.has_waiting("extract")
+
+    index.add_page(request, [])
+    assert not index.has_waiting("extract")
+
+
 def test_projects_take_turns():
     index = ReadyIndex()
     index.push(filled(100, project="large"))
