@@ -190,7 +190,7 @@ def _worker(parts: _Parts, wake: Wake) -> Worker:
     )
     return Worker(
         parts.scheduler,
-        handlers={EXTRACT: ExtractJobs(extract, rng=parts.rng)},
+        handlers={EXTRACT: ExtractJobs(extract, jobs=SchedulerClient(parts.scheduler), rng=parts.rng)},
         concurrency=settings.job_concurrency,
         rng=parts.rng,
     )

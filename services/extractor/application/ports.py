@@ -256,6 +256,10 @@ class Jobs(Protocol):
         """How jobs ended; OPEN for those that have not, LOST for those unknown. Raises `RemoteError`."""
         ...
 
+    async def withdraw(self, job_id: UUID) -> None:
+        """Asks for the end of a job that nobody needs. Raises `RemoteError`."""
+        ...
+
     def ending_badly(self) -> AsyncIterator[tuple[UUID, JobEnding]]:
         """Jobs of this service that end badly from now on. Raises `RemoteError` when it can no longer tell."""
         ...

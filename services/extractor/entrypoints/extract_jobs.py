@@ -9,10 +9,11 @@ from uuid import UUID
 import structlog
 
 from services.extractor.application.extract import ExtractSource
+from services.extractor.application.ports import Jobs
 from services.extractor.application.report import Report
 from services.extractor.domain.errors import StaleHolder
 from services.extractor.domain.source import Ending, SourceState, VersionRef
-from services.shared.errors import Reason, Unavailable
+from services.shared.errors import Reason, RemoteError, Unavailable
 from services.shared.retry import Backoff
 from services.shared.worker import Done, Fail, Job, LeaseIsLost, Retry, Snooze
 from services.shared.worker.job import Interruption
@@ -34,8 +35,9 @@ class JobProgress:
 
 
 class ExtractJobs:
-    def __init__(self, extract: ExtractSource, *, rng: random.Random) -> None:
+    def __init__(self, extract: ExtractSource, *, jobs: Jobs, rng: random.Random) -> None:
         self._extract = extract
+        self._jobs = jobs
         self._rng = rng
 
     async def __call__(self, job: Job) -> Done:
@@ -56,7 +58,21 @@ class ExtractJobs:
         except Unavailable as error:
             # The database is away: no fault of the job, and no attempt spent.
             raise Snooze(_OUTAGE.ceiling(1) + _OUTAGE.delay(4, rng=self._rng)) from error
+        if report.gone:
+            await self._withdraw(ref.job_id)
+            raise Snooze(_GONE_DELAY)
         return _conclude(report)
+
+    async def _withdraw(self, job_id: UUID) -> None:
+        """Given back, the job then ends as CANCELLED.
+
+        What took its source away has asked for that too, but in vain if the call that creates the job was so late that
+        it came after.
+        """
+        try:
+            await self._jobs.withdraw(job_id)
+        except RemoteError as error:
+            logger.warning("job_not_withdrawn", job_id=str(job_id), error=str(error))
 
     async def _give_up(self, ref: VersionRef) -> None:
         """The source says at once that its job was cancelled; if it cannot, the sweep for stranded sources will."""
@@ -69,9 +85,6 @@ class ExtractJobs:
 
 def _conclude(report: Report) -> Done:
     ending = report.ending
-    if report.gone:
-        # The deletion has asked for the job's cancellation; given back, it ends as CANCELLED.
-        raise Snooze(_GONE_DELAY)
     if ending is None:
         raise Retry(f"{report.unfinished_count} of {report.chunk_count} chunks got no answer from the model")
     if ending.state in (SourceState.FAILED, SourceState.PARTIAL):

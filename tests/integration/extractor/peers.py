@@ -297,7 +297,9 @@ class ScriptedScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     async def CancelJob(
         self, request: job_pb.CancelJobRequest, context: grpc.aio.ServicerContext
     ) -> job_pb.CancelJobResponse:
-        del context
+        if self.down:
+            self.down -= 1
+            await abort(context, Unavailable.of("postgresql"))
         self.cancelled.append(request.job_id)
         return job_pb.CancelJobResponse()
 

@@ -1,15 +1,23 @@
 """The job `extract` when holders, models, databases and processes fail in the midst of it."""
 
 import asyncio
+import random
+from collections.abc import Sequence
 
+import orjson
 import pytest
+from scristill.scheduler.v1 import job_pb2
 
+from services.extractor.adapters.clients.scheduler import SchedulerClient
 from services.extractor.application.report import Report
 from services.extractor.domain.errors import StaleHolder
-from services.extractor.domain.source import SourceState
+from services.extractor.domain.source import Source, SourceState
+from services.extractor.entrypoints.extract_jobs import ExtractJobs
 from services.shared.errors import Reason, Unavailable
+from services.shared.grpc.channel import connect
+from services.shared.worker import Job, Snooze
 from tests.integration.extractor.conftest import Desk
-from tests.integration.extractor.peers import ScriptedGateway, facts_of, paragraphs
+from tests.integration.extractor.peers import ScriptedGateway, ScriptedScheduler, facts_of, paragraphs
 from tests.support.waiting import eventually
 
 TEXT = "Ada wrote programs. Grace found bugs. Alan broke codes."
@@ -151,6 +159,37 @@ async def test_a_job_whose_source_is_deleted_changes_nothing(desk: Desk, gateway
     assert (await desk.run_job(source, fence=2)).gone
     assert await desk.facts(project) == []
     assert await desk.execute("SELECT 1 FROM extractor.chunks") == []
+
+
+async def test_a_job_that_was_created_after_its_source_was_deleted_is_withdrawn(
+    desk: Desk, peers: str, scheduler: ScriptedScheduler
+) -> None:
+    """The call that creates it was late, so that the deletion found no job to cancel."""
+    source = await desk.ingest(await desk.project(), TEXT)
+    await desk.commands.delete(source.source_id)
+    async with connect(peers) as channel:
+        handle = ExtractJobs(desk.extract, jobs=SchedulerClient(channel), rng=random.Random(7))
+
+        with pytest.raises(Snooze):
+            await handle(_leased(source))
+        assert scheduler.cancelled == [str(source.job_id)]
+
+        scheduler.down = 1
+        with pytest.raises(Snooze):
+            await handle(_leased(source))
+
+
+def _leased(source: Source) -> Job:
+    leased = job_pb2.LeasedJob(
+        lease=job_pb2.LeaseRef(job_id=str(source.job_id), fencing_token=1),
+        type="extract",
+        payload=orjson.dumps({"source_id": str(source.source_id), "version": source.version}).decode(),
+    )
+
+    async def no_children(_job: Job, _specs: Sequence[job_pb2.JobSpec]) -> None:
+        raise AssertionError("it has none")
+
+    return Job(leased, create=no_children)
 
 
 async def test_a_job_of_a_deleted_source_cannot_work_on_the_source_that_took_its_place(desk: Desk) -> None:

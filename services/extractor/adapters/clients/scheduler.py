@@ -41,9 +41,13 @@ class SchedulerClient:
         ]
 
     async def cancel_job(self, intent: Intent) -> None:
+        with _trace_of(intent):
+            await self.withdraw(intent.key)
+
+    async def withdraw(self, job_id: UUID) -> None:
         try:
-            with _trace_of(intent), remote_errors(PEER):
-                await self._stub.CancelJob(pb.CancelJobRequest(job_id=str(intent.key)), timeout=_TIMEOUT)
+            with remote_errors(PEER):
+                await self._stub.CancelJob(pb.CancelJobRequest(job_id=str(job_id)), timeout=_TIMEOUT)
         except RemoteError as error:
             if error.code is not Code.NOT_FOUND:
                 raise
