@@ -39,7 +39,7 @@ PEER_PYTHON = os.environ.get("BENCH_PEER_PYTHON", sys.executable)
 PORT = int(os.environ.get("BENCH_PORT", "7915"))
 PEERS = Path(__file__).with_name("scheduler_peers.py")
 START_WITHIN = 60.0
-PEER_WITHIN = 300.0
+PEER_WITHIN = 120.0
 
 SCENES = sys.argv[1:] or ["throughput", "latency", "limits", "fairness", "snapshot", "past", "peers", "faults"]
 # What a peer gets to do: those that take seconds per thousand jobs get fewer.
@@ -47,7 +47,7 @@ PEER_JOBS = {"pgqueuer": JOBS, "awa": min(JOBS, 20_000), "procrastinate": min(JO
 FAULT_JOBS = 250_000
 WARM_UP = 5000
 CALLS = 4
-SINGLE_WORKERS = 16
+SINGLE_WORKERS = 8
 
 Figures = dict[str, object]
 

@@ -33,7 +33,7 @@ async def connect(address: str) -> AsyncGenerator[Client]:
 
 
 async def enqueue(
-    client: Client, count: int, *, job_type: str, batch: int = 5000, concurrency: int = 2, project_id: str = "bench"
+    client: Client, count: int, *, job_type: str, batch: int = 2500, concurrency: int = 2, project_id: str = "bench"
 ) -> float:
     """Creates jobs in bulk. Returns jobs per second."""
     left = iter(range(0, count, batch))

@@ -126,6 +126,23 @@ async def test_bad_specs_are_refused_and_name_the_field(scheduler, fields, field
     assert field in {violation.field for violation in error.field_violations}
 
 
+async def test_jobs_of_one_call_that_differ_in_everything_stay_apart(scheduler):
+    due = datetime.now(UTC) + timedelta(hours=1)
+    specs = [
+        builders.spec(type="a", project_id="p", priority=1, payload='{"n":1}', limit_key="x", max_attempts=2),
+        builders.spec(type="b", project_id="q", priority=9, payload='{"n":2}', schedule_time=due),
+        builders.spec(type="a", project_id="q", priority=1, payload='{"n":1}', limit_key="", max_attempts=2),
+    ]
+    response = await scheduler.jobs.CreateJobs(jobs_pb.CreateJobsRequest(jobs=specs))
+    jobs = [await builders.get(scheduler, result.job_id) for result in response.results]
+
+    for spec, job in zip(specs, jobs, strict=True):
+        assert (job.type, job.project_id, job.priority) == (spec.type, spec.project_id, spec.priority)
+        assert (job.payload, job.limit_key) == (spec.payload, spec.limit_key)
+    assert [job.max_attempts for job in jobs] == [2, 5, 2]
+    assert [job.schedule_time.ToDatetime(UTC) > datetime.now(UTC) for job in jobs] == [False, True, False]
+
+
 async def test_delayed_job_waits_for_its_time(scheduler):
     due = datetime.now(UTC) + timedelta(seconds=0.7)
     moment = Timestamp()

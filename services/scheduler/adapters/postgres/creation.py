@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from services.scheduler.adapters.postgres.cancelling import cancel_tree
 from services.scheduler.adapters.postgres.dispatch import Dispatch
@@ -19,17 +20,31 @@ from services.scheduler.domain.errors import LeaseLost
 from services.scheduler.domain.job import JobSpec, JobState, LeasedJob, LeaseRef
 from services.scheduler.domain.ready_index import Entry
 
+# Most calls create jobs that differ in little: a column in which all are equal is an array of one.
 _INSERT = """
     INSERT INTO scheduler.jobs (job_id, spec_hash, type, project_id, priority, payload, schedule_time, limit_key,
         max_attempts, max_stalls, traceparent, parent_job_id, state, create_time, update_time, rank_time)
-    SELECT s.job_id, s.spec_hash, s.type, s.project_id, s.priority, s.payload, coalesce(s.schedule_time, now()),
-        s.limit_key, s.max_attempts, s.max_stalls, s.traceparent, $12::uuid, 1, now(), now(),
-        CASE WHEN coalesce(s.schedule_time, now()) <= now()
+    SELECT s.job_id, s.spec_hash, s.type, s.project_id, s.priority, s.payload, s.schedule_time, s.limit_key,
+        s.max_attempts, s.max_stalls, s.traceparent, $12::uuid, 1, now(), now(),
+        CASE WHEN s.schedule_time <= now()
              THEN now() + s.priority * $13::interval + s.place * interval '1 microsecond' END
-    FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::timestamptz[],
-                $8::text[], $9::smallint[], $10::smallint[], $11::text[], $15::int[])
-        AS s(job_id, spec_hash, type, project_id, priority, payload, schedule_time, limit_key, max_attempts,
-             max_stalls, traceparent, place)
+    FROM (
+        SELECT u.job_id, u.spec_hash,
+            coalesce(u.type, ($3::text[])[1]) AS type,
+            coalesce(u.project_id, ($4::text[])[1]) AS project_id,
+            coalesce(u.priority, ($5::smallint[])[1]) AS priority,
+            coalesce(u.payload, ($6::text[])[1]) AS payload,
+            coalesce(u.schedule_time, now()) AS schedule_time,
+            coalesce(u.limit_key, ($8::text[])[1]) AS limit_key,
+            coalesce(u.max_attempts, ($9::smallint[])[1]) AS max_attempts,
+            coalesce(u.max_stalls, ($10::smallint[])[1]) AS max_stalls,
+            coalesce(u.traceparent, ($11::text[])[1]) AS traceparent,
+            u.number - 1 + $15::int AS place
+        FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::timestamptz[],
+                    $8::text[], $9::smallint[], $10::smallint[], $11::text[]) WITH ORDINALITY
+            AS u(job_id, spec_hash, type, project_id, priority, payload, schedule_time, limit_key, max_attempts,
+                 max_stalls, traceparent, number)
+    ) s
 """
 
 # For identities made here, which cannot exist yet.
@@ -80,6 +95,8 @@ changed AS (
 )
 SELECT * FROM leased
 """
+
+ValueT = TypeVar("ValueT")
 
 LOCK_PARENT = """
 SELECT cancel_requested FROM scheduler.jobs
@@ -216,23 +233,28 @@ class PostgresCreation:
     def _arguments(self, specs: Sequence[JobSpec], *, parent: str | None, place: int) -> tuple[object, ...]:
         """`place` is that of the first spec in its call; jobs of one call keep their order."""
         policies = [self._dispatch.policies.of(spec.type) for spec in specs]
+        scheduled = any(spec.schedule_time for spec in specs)
         return (
             [spec.job_id for spec in specs],
             [spec_hash(spec) for spec in specs],
-            [spec.type for spec in specs],
-            [spec.project_id for spec in specs],
-            [spec.priority for spec in specs],
-            [spec.payload for spec in specs],
-            [spec.schedule_time for spec in specs],
-            [spec.limit_key for spec in specs],
-            [spec.max_attempts or policy.max_attempts for spec, policy in zip(specs, policies, strict=True)],
-            [policy.max_stalls for policy in policies],
-            [spec.traceparent for spec in specs],
+            _column([spec.type for spec in specs]),
+            _column([spec.project_id for spec in specs]),
+            _column([spec.priority for spec in specs]),
+            _column([spec.payload for spec in specs]),
+            [spec.schedule_time for spec in specs] if scheduled else (),
+            _column([spec.limit_key for spec in specs]),
+            _column([spec.max_attempts or policy.max_attempts for spec, policy in zip(specs, policies, strict=True)]),
+            _column([policy.max_stalls for policy in policies]),
+            _column([spec.traceparent for spec in specs]),
             parent,
             self._dispatch.ageing,
             self._dispatch.replica_id,
-            list(range(place, place + len(specs))),
+            place,
         )
+
+
+def _column(values: list[ValueT]) -> list[ValueT]:
+    return values if len(set(values)) > 1 else values[:1]
 
 
 def _handed_out(hand_outs: Sequence[HandOut], leased: Mapping[str, Row], rest: Created) -> HandedOut:
