@@ -44,7 +44,7 @@ class Form:
     rest_within: float
 
 
-SHORT = Form(down_seconds=4.0, repeats=2, pause_seconds=0.1, rest_within=60.0)
+SHORT = Form(down_seconds=2.5, repeats=1, pause_seconds=0.1, rest_within=60.0)
 LONG = Form(down_seconds=60.0, repeats=8, pause_seconds=0.05, rest_within=400.0)
 
 
