@@ -115,8 +115,11 @@ bench-pool: .venv/.all ## Load-test sizes of the scheduler's connection pool
 bench-gateway: .venv/.all ## What the gateway adds to a model call
 	@$(PY) -m tests.bench.gateway
 
-bench-indexer: .venv/.all ## Facts indexed and acknowledged per second, and search latency
+bench-indexer: .venv/.all ## From a committed fact to a searchable one: rate, latency, and the raw client beside it
 	@$(PY) -m tests.bench.indexer
+
+bench-reconcile: .venv/.all ## Compare a million facts and points, with drift injected and facts arriving
+	@$(PY) -m tests.bench.reconcile
 
 bench-search: .venv/.bench ## What fusing dense and sparse search is worth
 	@$(PY) -m tests.bench.search
@@ -128,5 +131,5 @@ chaos: .venv/.all ## Faults on real processes: an hour of outages, kills, restor
 	@CHAOS=long $(PY) -m pytest tests/chaos
 	@$(PY) -m tests.chaos
 
-.PHONY: bench-scheduler bench-pool bench-gateway bench-indexer bench-search sim chaos
+.PHONY: bench-scheduler bench-pool bench-gateway bench-indexer bench-reconcile bench-search sim chaos
 .PHONY: help setup demo up down protos protos-check docs requirements lint types architecture test

@@ -153,7 +153,9 @@ def _job_relay(parts: _Parts) -> JobRelay:
 def _fact_relay(parts: _Parts) -> FactRelay:
     return FactRelay(
         unit_of_work=parts.unit_of_work,
-        indexer=IndexerClient(parts.indexer, client_id=parts.runtime.instance),
+        indexer=IndexerClient(
+            parts.indexer, client_id=parts.runtime.instance, return_vectors=parts.settings.keep_vectors
+        ),
         settle=SettleFacts(unit_of_work=parts.unit_of_work, rng=parts.rng),
         settings=_relay_settings(parts),
         rng=parts.rng,
@@ -169,6 +171,7 @@ def _relay_settings(parts: _Parts) -> RelaySettings:
         max_in_flight=settings.relay_max_in_flight,
         lease=timedelta(seconds=settings.relay_lease_seconds),
         poll=timedelta(seconds=settings.relay_poll_seconds),
+        send_vectors=settings.keep_vectors,
     )
 
 

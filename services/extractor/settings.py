@@ -56,6 +56,10 @@ class ExtractorSettings(ServiceSettings):
     relay_poll_seconds: float = Field(
         default=1.0, gt=0, le=60, description="How often the outbox is looked at when nothing says that it has news."
     )
+    keep_vectors: bool = Field(
+        default=True,
+        description="Keep the vectors of facts in PostgreSQL, so that a lost index is filled again without a model.",
+    )
     orphan_after_seconds: float = Field(
         default=300.0, gt=0, description="Age at which a fact that the index has not acknowledged counts as orphaned."
     )

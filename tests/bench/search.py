@@ -21,8 +21,7 @@ from uuid import UUID, uuid5
 
 from scristill.indexer.v1 import fact_pb2, search_service_pb2
 
-from tests.bench.indexer import index
-from tests.bench.indexer_stack import running_stack
+from tests.bench.indexer_stack import index, running_stack
 from tests.integration.indexer.builders import IndexerClient
 
 CUTOFF = 10
@@ -85,8 +84,8 @@ async def measure(directory: Path) -> dict[str, float]:
     found = stories(directory)
     intents = facts(found)
     async with running_stack() as stack:
-        await index(stack.wordllama, intents)
-        scores = {name: await score(stack.wordllama, found, mode) for name, mode in MODES.items()}
+        await index(stack.indexer.client, intents)
+        scores = {name: await score(stack.indexer.client, found, mode) for name, mode in MODES.items()}
     gain = scores["ndcg_fused"] - max(scores["ndcg_dense"], scores["ndcg_sparse"])
     return {"facts": len(intents), "queries": len(found), **scores, "fusion_gain": round(gain, 1)}
 

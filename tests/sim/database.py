@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from services.extractor.domain.outbox import KeptVector
 from services.extractor.domain.reconciliation import FactState, Run
 from services.shared.errors import OutcomeUnknown, Unavailable
 from tests.sim.host import Host
@@ -82,19 +83,20 @@ class RunRow(NamedTuple):
 class Tables:
     """`noticed` and `suspected`: when the timeline last changed, and when the index was last ahead."""
 
-    __slots__ = ("dead", "facts", "markers", "noticed", "outbox", "runs", "suspected", "timeline")
+    __slots__ = ("dead", "facts", "markers", "noticed", "outbox", "runs", "suspected", "timeline", "vectors")
 
     def __init__(
         self,
+        *,
         facts: dict[UUID, FactRow] | None = None,
         outbox: dict[UUID, OutboxRow] | None = None,
         dead: dict[UUID, DeadRow] | None = None,
         runs: dict[UUID, RunRow] | None = None,
         markers: dict[UUID, MarkerRow] | None = None,
-        *,
         timeline: int = 1,
         noticed: float = 0.0,
         suspected: float = 0.0,
+        vectors: dict[UUID, dict[str, KeptVector]] | None = None,
     ) -> None:
         self.facts = facts or {}
         self.outbox = outbox or {}
@@ -104,17 +106,19 @@ class Tables:
         self.timeline = timeline
         self.noticed = noticed
         self.suspected = suspected
+        self.vectors = vectors or {}
 
     def copy(self) -> "Tables":
         return Tables(
-            dict(self.facts),
-            dict(self.outbox),
-            dict(self.dead),
-            dict(self.runs),
-            dict(self.markers),
+            facts=dict(self.facts),
+            outbox=dict(self.outbox),
+            dead=dict(self.dead),
+            runs=dict(self.runs),
+            markers=dict(self.markers),
             timeline=self.timeline,
             noticed=self.noticed,
             suspected=self.suspected,
+            vectors=dict(self.vectors),
         )
 
 

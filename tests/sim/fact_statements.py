@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from services.extractor.domain.outbox import IndexedFact, Operation
+from services.extractor.domain.outbox import IndexedFact, KeptVector, Operation
 from tests.sim.database import FactRow, OutboxRow, Tables, Transaction
 
 
@@ -79,7 +79,7 @@ class FactStatements:
         return len(changes)
 
     async def update_embedding_ids_batch(self, indexed: Sequence[IndexedFact]) -> set[UUID]:
-        """_ACKNOWLEDGE, and _FREE where it missed."""
+        """_ACKNOWLEDGE, _FREE where it missed, and _KEEP_VECTORS."""
         if not indexed:
             return set()
         transaction, world = self._transaction, self._world
@@ -106,6 +106,10 @@ class FactStatements:
                 missed.append(each)
         if missed:
             await self._free(tables, missed)
+        for each in indexed:
+            if each.vectors and each.fact_id in recorded:
+                new = {vector.model: vector for vector in each.vectors}
+                tables.vectors[each.fact_id] = tables.vectors.get(each.fact_id, {}) | new
         return recorded
 
     def _answers(self, each: IndexedFact, row: OutboxRow | None) -> bool:
@@ -115,6 +119,19 @@ class FactStatements:
             and (row.version == each.version or not on("ack.outbox_version"))
             and (row.token == each.lease_token or not on("ack.lease"))
         )
+
+    async def vectors(self, fact_ids: Sequence[UUID]) -> list[KeptVector]:
+        """_VECTORS."""
+        await self._transaction.statement("vectors", len(fact_ids))
+        tables = self._transaction.tables
+        return [vector for each in fact_ids for vector in tables.vectors.get(each, {}).values()]
+
+    async def forget_vectors(self, fact_ids: Sequence[UUID]) -> None:
+        """_FORGET_VECTORS."""
+        await self._transaction.statement("forget vectors", len(fact_ids))
+        tables = await self._transaction.lock()
+        for each in fact_ids:
+            tables.vectors.pop(each, None)
 
     async def _free(self, tables: Tables, missed: Iterable[IndexedFact]) -> None:
         await self._transaction.statement("free newer")
@@ -129,6 +146,7 @@ class FactStatements:
         changes: list[Change] = []
         for key in keys:
             row = tables.facts.pop(key)
+            tables.vectors.pop(key, None)
             version = self._transaction.database.nextval()
             changes.append(Change(key, Operation.DELETE, version, row.project_id, row.source_id))
         return changes

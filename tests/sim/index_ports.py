@@ -6,14 +6,16 @@ what is decided above the ports is the production code itself.
 
 # ruff: noqa: ARG002 - the signatures are those of the ports
 
+from array import array
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from zlib import crc32
 
 from services.indexer.application.ports import Embedded, PointWrite, SparseVector
 from services.indexer.domain.digest import Share, Shares, point_digest
 from services.indexer.domain.epochs import Catalogue, Epoch
 from services.indexer.domain.errors import TextRefused
-from services.indexer.domain.fact import FactContent, FactId, Intent, Operation, PointState
+from services.indexer.domain.fact import FactContent, FactId, Intent, Operation, PointState, Vector
 from services.indexer.domain.fact import StoredPoint as ScannedPoint
 from services.indexer.domain.identity import bucket_of
 from services.indexer.domain.search import Hit, Query, Ranked
@@ -63,6 +65,9 @@ class SimFacts:
             if write.intent.content is None and not world.on("delete.tombstone"):
                 self._qdrant.remove(epoch.collection, write.embedding_id)
                 continue
+            content = write.intent.content
+            if content is not None and write.dense is not None and write.dense[1] != meaning(content.statement):
+                world.broken("a vector of another statement", (write.intent.fact_id, write.intent.version))
             self._qdrant.put(epoch.collection, write.embedding_id, _point(write, epoch, now))
 
     async def states(self, epoch: Epoch, embedding_ids: Iterable[str]) -> Mapping[str, PointState]:
@@ -229,7 +234,7 @@ class SimSearcher:
         self._host = host
 
     async def rank(
-        self, epoch: Epoch, query: Query, *, dense: Sequence[float], sparse: SparseVector | None, seconds: float
+        self, epoch: Epoch, query: Query, *, dense: Vector | None, sparse: SparseVector | None, seconds: float
     ) -> Sequence[Ranked]:
         qdrant = self._qdrant
 
@@ -264,7 +269,7 @@ class SimSearcher:
 
 
 class SimEmbedder:
-    """The gateway: `model-<n>` gives vectors that start with n."""
+    """The gateway: `model-<n>` gives vectors that start with n and end with what the text means."""
 
     def __init__(self, world: World, host: Host) -> None:
         self._world = world
@@ -277,8 +282,9 @@ class SimEmbedder:
             raise Unavailable.of("llm_gateway")
         name = model or "model-1"
         number = float(name.rpartition("-")[2])
-        vectors: list[Sequence[float] | ServiceError] = [
-            TextRefused.of_reason("poison") if text.startswith(POISON) else (number, 1.0) for text in texts
+        vectors: list[Vector | ServiceError] = [
+            TextRefused.of_reason("poison") if text.startswith(POISON) else array("f", (number, meaning(text)))
+            for text in texts
         ]
         return Embedded(model=name, dimension=DIMENSION, vectors=vectors)
 
@@ -290,6 +296,11 @@ class NoWords:
         return SparseVector(indices=(), values=())
 
     query = document
+
+
+def meaning(text: str) -> float:
+    """A number that single precision holds exactly."""
+    return float(crc32(text.encode()) % 1_000_000)
 
 
 def watch_catalogue(qdrant: Qdrant, new: Catalogue) -> None:

@@ -6,6 +6,7 @@ What the indexer has begun when the stream breaks goes on; only its acknowledgem
 """
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -176,8 +177,9 @@ def _intent(leased: FactIntent) -> indexed.Intent:
         source_id=str(intent.source_id),
         content_hash=leased.content_hash,
         content=indexed.FactContent(statement=leased.content.statement) if leased.content else None,
+        vectors={model: array("f", values) for model, values in leased.vectors.items()},
     )
 
 
 def _read(ack: Ack) -> Acknowledgement:
-    return _acknowledgement(ack_to(ack))
+    return _acknowledgement(ack_to(ack, return_vectors=True))

@@ -1,8 +1,9 @@
 """One collection's shard: its engine, its writer, and when a write counts as done.
 
 Invariants:
-- Writes are applied in the order of their arrival by one task, which takes all that wait, applies them, and puts the
-  log on disk once for all of them (group commit). A write's call returns after that, never before.
+- Writes are applied in the order of their arrival by one task, which takes all that wait and applies them. The log is
+  put on disk once for all of them (group commit), while the next ones are applied already. A write's call returns after
+  its log is on disk, never before.
 - The engine holds the interpreter lock during every call. Threads let other work run between the calls, not beside
   them; several of them translating writes would only compete, so there is one. Nothing that takes seconds may run
   while serving: the engine's optimizer runs when a shard is opened, without building HNSW graphs, and searches scan.
@@ -23,7 +24,7 @@ import qdrant_edge as edge
 from deploy.local.qdrant.errors import InternalError, NoSpaceError, NotFoundError, RequestError, StandInError, guarded
 from deploy.local.qdrant.storage import sync_tree
 from deploy.local.qdrant.uninterrupted import Uninterrupted
-from deploy.local.qdrant.wal import WriteAheadLog
+from deploy.local.qdrant.wal import Dirty, WriteAheadLog
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -48,6 +49,15 @@ class Lanes:
 class _Write:
     operations: Sequence[edge.UpdateOperation]
     done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Applied:
+    """Writes that can be seen but are not on disk yet."""
+
+    writes: Sequence[_Write]
+    outcomes: Sequence[RequestError | None]
+    log: Dirty
 
 
 class Shard:
@@ -96,11 +106,16 @@ class Shard:
 
     async def run(self) -> None:
         """Applies writes until `close`. Raises StandInError when the log cannot be put on disk."""
-        while not self._closing or not self._queue.empty():
-            if writes := await self._take():
-                await self._commit(writes)
-            if self._flush_is_due():
-                await self._flush()
+        async with asyncio.TaskGroup() as syncs:
+            synced = syncs.create_task(asyncio.sleep(0), name="synced")
+            while not self._closing or not self._queue.empty():
+                if writes := await self._take():
+                    applied = await _run(self._lanes.writes, lambda: self._apply(writes))
+                    await synced
+                    synced = syncs.create_task(self._settle(applied), name="sync")
+                if self._flush_is_due():
+                    await synced
+                    await self._flush()
         await self._persist(self._engine.close)
         self._closed.set()
 
@@ -131,10 +146,9 @@ class Shard:
             taken.append(self._queue.get_nowait())
         return [write for write in taken if write is not None]
 
-    async def _commit(self, writes: Sequence[_Write]) -> None:
-        outcomes = await _run(self._lanes.writes, lambda: self._apply([write.operations for write in writes]))
-        await _run(self._lanes.reads, self._sync)
-        for write, failure in zip(writes, outcomes, strict=True):
+    async def _settle(self, applied: _Applied) -> None:
+        await _run(self._lanes.reads, lambda: _logged(applied.log.sync))
+        for write, failure in zip(applied.writes, applied.outcomes, strict=True):
             if failure is None:
                 write.done.set_result(None)
             else:
@@ -142,16 +156,13 @@ class Shard:
         if self._unflushed_since is None:
             self._unflushed_since = time.monotonic()
 
-    def _apply(self, writes: Sequence[Sequence[edge.UpdateOperation]]) -> list[RequestError | None]:
-        if not self._has_room():
-            return [NoSpaceError()] * len(writes)
-        return [self._apply_one(operations) for operations in writes]
-
-    def _sync(self) -> None:
-        try:
-            self._wal.sync()
-        except OSError as error:
-            raise StandInError(f"cannot put the write-ahead log on disk: {error}") from error
+    def _apply(self, writes: Sequence[_Write]) -> _Applied:
+        outcomes: list[RequestError | None]
+        if self._has_room():
+            outcomes = [self._apply_one(write.operations) for write in writes]
+        else:
+            outcomes = [NoSpaceError()] * len(writes)
+        return _Applied(writes=writes, outcomes=outcomes, log=_logged(self._wal.dirty))
 
     def _apply_one(self, operations: Sequence[edge.UpdateOperation]) -> RequestError | None:
         try:
@@ -179,3 +190,10 @@ class Shard:
 
 async def _run(lane: Executor, call: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(lane, guarded, call)
+
+
+def _logged(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except OSError as error:
+        raise StandInError(f"cannot put the write-ahead log on disk: {error}") from error

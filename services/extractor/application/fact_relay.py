@@ -10,15 +10,15 @@ had arrived.
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import UUID
 
 import structlog
 
-from services.extractor.application.ports import Indexer, IndexSession, UnitOfWork
+from services.extractor.application.ports import Facts, Indexer, IndexSession, UnitOfWork
 from services.extractor.application.settle import SettleFacts
-from services.extractor.domain.outbox import Acknowledgement, FactIntent, Intent, Postponed, Topic
+from services.extractor.domain.outbox import Acknowledgement, FactIntent, Intent, Postponed, Topic, statement_hash
 from services.shared.errors import RemoteError, Unavailable
 from services.shared.lifecycle import wait_for_event
 from services.shared.retry import Backoff
@@ -34,13 +34,14 @@ _MARKER_LOOK = timedelta(milliseconds=25)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelaySettings:
-    """`owner` names this process in the leases."""
+    """`owner` names this process in the leases; with `send_vectors` intents carry the vectors that are kept."""
 
     owner: str
     batch_size: int = 500
     max_in_flight: int = 4000
     lease: timedelta = timedelta(minutes=1)
     poll: timedelta = timedelta(seconds=1)
+    send_vectors: bool = True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +59,8 @@ class _Flight:
     closing: bool = False
     markers_behind: bool = False
     """Somebody waits for facts to be acknowledged, perhaps to another relay."""
+    waits_for_room: bool = False
+    """Nothing is leased until there is room for a batch worth its statement."""
 
     @property
     def size(self) -> int:
@@ -156,7 +159,8 @@ class FactRelay:
         """Keeps the stream filled until the process stops or the server wants no more."""
         while not flight.closing:
             self._awake.clear()
-            leased = await self._lease(flight) if flight.room > 0 else []
+            flight.waits_for_room = flight.room < min(self._settings.batch_size, max(1, flight.limit // 4))
+            leased = [] if flight.waits_for_room else await self._lease(flight)
             if leased:
                 await session.send(leased)
             else:
@@ -176,6 +180,9 @@ class FactRelay:
                 returned = [_returned(intent) for intent in replaced]
                 returned += [_returned(intent, delay=_HELD_UP) for intent in waiting]
                 await repositories.outbox.postpone(Topic.FACT, returned)
+            if fresh and self._settings.send_vectors:
+                fresh = await _with_vectors(repositories.facts, fresh)
+                flight.sent |= {each.intent.key: each for each in fresh}
         self._in_flight.set(flight.size)
         return fresh
 
@@ -183,9 +190,8 @@ class FactRelay:
         async for acknowledgements in session.acknowledgements():
             if not acknowledgements:
                 flight.closing = True
-            full = flight.room <= 0
             overtaken = await self._acknowledge(acknowledgements, flight)
-            if full or overtaken or flight.closing:
+            if flight.waits_for_room or overtaken or flight.closing:
                 self._awake.set()
         flight.closing = True
         self._awake.set()
@@ -223,6 +229,16 @@ def _same(one: FactIntent, other: FactIntent) -> bool:
         other.intent.operation,
         other.content_hash,
     )
+
+
+async def _with_vectors(facts: Facts, leased: Sequence[FactIntent]) -> list[FactIntent]:
+    """Adds what is kept of exactly the statements that are sent."""
+    kept: dict[UUID, dict[str, bytes]] = {}
+    hashes = {each.intent.key: statement_hash(each.content.statement) for each in leased if each.content}
+    for vector in await facts.vectors(list(hashes)):
+        if vector.statement_hash == hashes[vector.fact_id]:
+            kept.setdefault(vector.fact_id, {})[vector.model] = vector.values
+    return [replace(each, vectors=kept[each.intent.key]) if each.intent.key in kept else each for each in leased]
 
 
 def _returned(intent: Intent, *, delay: timedelta = timedelta()) -> Postponed:

@@ -40,8 +40,13 @@ from services.shared.telemetry.tracing import current_traceparent
 logger = structlog.stdlib.get_logger(__name__)
 
 _LEASE = timedelta(minutes=2)
-_SLICE = 256
+# Facts that arrive while a slice is read make its buckets differ, so a slice is what is read in a part of a second.
+_SLICE = 64
 _GROUP = 64
+
+
+_Digests = tuple[int, dict[int, Bucket], dict[int, Bucket]]
+"""The epoch that was read, and the buckets of facts and of points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +102,7 @@ class Reconciler:
     async def go_on(self, run: Run) -> Run:
         """Works to the end. A failure of a peer ends the run as FAILED, and is raised."""
         try:
-            while run.next_bucket < BUCKET_COUNT:
-                run = await self._slice(run)
+            run = await self._slices(run)
             run = replace(run, state=RunState.DONE)
             await self._write(run)
         except (RemoteError, ServiceError):
@@ -114,15 +118,31 @@ class Reconciler:
         )
         return run
 
-    async def _slice(self, run: Run) -> Run:
+    async def _slices(self, run: Run) -> Run:
+        """Slice after slice; the next one is read while this one is compared."""
+        ahead: asyncio.Task[_Digests] | None = None
+        try:
+            while run.next_bucket < BUCKET_COUNT:
+                epoch, facts, points = await (ahead or self._digests(run, run.next_bucket))
+                run = replace(run, epoch=epoch)
+                following = run.next_bucket + _SLICE
+                ahead = None
+                if following < BUCKET_COUNT:
+                    ahead = asyncio.create_task(self._digests(run, following), name="reconcile-ahead")
+                run = await self._slice(run, facts, points)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.wait({ahead})
+        return run
+
+    async def _slice(self, run: Run, facts: Mapping[int, Bucket], points: Mapping[int, Bucket]) -> Run:
         """The next buckets: by digest first, then by id where the digests differ."""
-        first, last = run.next_bucket, min(run.next_bucket + _SLICE, BUCKET_COUNT) - 1
-        epoch, facts, points = await self._digests(run, first, last)
+        first, last = run.next_bucket, _last(run.next_bucket)
         differing = [each for each in range(first, last + 1) if facts.get(each, EMPTY) != points.get(each, EMPTY)]
         alike = [each for each in range(first, last + 1) if each not in set(differing)]
         run = replace(
             run,
-            epoch=epoch,
             differing=run.differing + len(differing),
             facts=_sum(run.facts, facts, alike),
             points=_sum(run.points, points, alike),
@@ -133,8 +153,9 @@ class Reconciler:
         await self._write(run)
         return run
 
-    async def _digests(self, run: Run, first: int, last: int) -> tuple[int, dict[int, Bucket], dict[int, Bucket]]:
-        """The epoch, and both sides, read at the same time once it is known which epoch that is."""
+    async def _digests(self, run: Run, first: int) -> _Digests:
+        """Both sides are read at the same time once it is known which epoch that is."""
+        last = _last(first)
         if not run.epoch:
             epoch, points = await self._index.digests(epoch=0, first=first, last=last, pace=run.pace)
             return epoch, await self._fact_digests(epoch, first, last), points
@@ -203,6 +224,10 @@ class Reconciler:
         async with self._unit_of_work() as repositories:
             if not await repositories.reconciliations.advance(run, owner=self._owner, lease=_LEASE):
                 raise OwnerChanged
+
+
+def _last(first: int) -> int:
+    return min(first + _SLICE, BUCKET_COUNT) - 1
 
 
 def _sum(known: Bucket, buckets: Mapping[int, Bucket], which: Sequence[int]) -> Bucket:

@@ -13,11 +13,13 @@ from services.extractor.domain.outbox import (
     Acknowledgement,
     FactIntent,
     IndexedFact,
+    KeptVector,
     Operation,
     Outcome,
     Postponed,
     Rejection,
     Topic,
+    statement_hash,
 )
 from services.shared.errors import Reason
 from services.shared.retry import Backoff, RetryPolicy
@@ -45,14 +47,17 @@ class SettleFacts:
 
     async def _settle(self, acknowledgements: Sequence[Acknowledgement], sent: Mapping[UUID, FactIntent]) -> bool:
         by_outcome: dict[Outcome, list[Acknowledgement]] = {outcome: [] for outcome in Outcome}
+        unfit = [each.fact_id for each in acknowledgements if _unfit(each, sent[each.fact_id])]
         for each in acknowledgements:
-            by_outcome[_judged(each)].append(each)
+            by_outcome[_judged(each, sent[each.fact_id])].append(each)
         applied = [_indexed(each, sent[each.fact_id]) for each in by_outcome[Outcome.APPLIED]]
         postponed = [self._postponed(each, sent[each.fact_id]) for each in by_outcome[Outcome.RETRY]]
         rejected = [_rejection(each, sent[each.fact_id]) for each in by_outcome[Outcome.REJECTED]]
         ahead = [sent[each.fact_id].intent for each in by_outcome[Outcome.SUPERSEDED]]
         async with self._unit_of_work() as repositories:
             recorded = await repositories.facts.update_embedding_ids_batch(applied)
+            if unfit:
+                await repositories.facts.forget_vectors(unfit)
             if postponed:
                 await repositories.outbox.postpone(Topic.FACT, postponed)
             if rejected:
@@ -75,9 +80,17 @@ class SettleFacts:
         )
 
 
-def _judged(acknowledgement: Acknowledgement) -> Outcome:
+def _unfit(acknowledgement: Acknowledgement, sent: FactIntent) -> bool:
+    """Whether a vector that was kept is not what the index needs, so that a new one must be made."""
+    failure = acknowledgement.failure
+    return bool(sent.vectors) and failure is not None and failure.reason is Reason.VECTOR_INVALID
+
+
+def _judged(acknowledgement: Acknowledgement, sent: FactIntent) -> Outcome:
     """A collision means the same as an index that is ahead: the version was issued before."""
     failure = acknowledgement.failure
+    if _unfit(acknowledgement, sent):
+        return Outcome.RETRY
     if acknowledgement.outcome is Outcome.REJECTED and failure is not None and failure.reason is _COLLISION:
         return Outcome.SUPERSEDED
     return acknowledgement.outcome
@@ -91,6 +104,17 @@ def _indexed(acknowledgement: Acknowledgement, sent: FactIntent) -> IndexedFact:
         embedding_id=acknowledgement.embedding_id if live else None,
         epoch=acknowledgement.epoch if live else None,
         lease_token=sent.intent.lease_token,
+        vectors=_kept(acknowledgement, sent),
+    )
+
+
+def _kept(acknowledgement: Acknowledgement, sent: FactIntent) -> tuple[KeptVector, ...]:
+    if not acknowledgement.vectors or sent.content is None:
+        return ()
+    hashed = statement_hash(sent.content.statement)
+    return tuple(
+        KeptVector(fact_id=acknowledgement.fact_id, model=model, statement_hash=hashed, values=values)
+        for model, values in acknowledgement.vectors.items()
     )
 
 

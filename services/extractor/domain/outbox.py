@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -65,12 +66,23 @@ class FactContent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptVector:
+    """What a model made of the statement that has this hash: single-precision floats, little-endian."""
+
+    fact_id: UUID
+    model: str
+    statement_hash: bytes
+    values: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FactIntent:
-    """An intent of topic FACT as it is sent. `content` is set for an UPSERT."""
+    """An intent of topic FACT as it is sent. `content` is set for an UPSERT; `vectors` are known ones, by model."""
 
     intent: Intent
     content_hash: bytes
     content: FactContent | None = field(default=None, repr=False)
+    vectors: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
 
 
 class Outcome(IntEnum):
@@ -84,7 +96,10 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledgement:
-    """What the indexer says became of one version of a fact. `failure` is set for REJECTED and RETRY."""
+    """What the indexer says became of one version of a fact. `failure` is set for REJECTED and RETRY.
+
+    `vectors` are those that were made for it, by model.
+    """
 
     fact_id: UUID
     version: int
@@ -92,6 +107,7 @@ class Acknowledgement:
     embedding_id: UUID | None
     epoch: int | None
     failure: RemoteError | None
+    vectors: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +120,8 @@ class IndexedFact:
     """None for a tombstone."""
     epoch: int | None
     lease_token: UUID
+    vectors: tuple[KeptVector, ...] = ()
+    """Those to keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,3 +168,8 @@ class DeadLetter:
     attempts: int
     context: str
     fail_time: datetime
+
+
+def statement_hash(statement: str) -> bytes:
+    """Decides whether a vector is that of a statement: what else changes about a fact leaves its vector as it is."""
+    return sha256(statement.encode()).digest()[:16]

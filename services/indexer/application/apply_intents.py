@@ -20,10 +20,10 @@ import structlog
 
 from services.indexer.application.epochs import Epochs
 from services.indexer.application.ports import FactStore, PointWrite, SparseEncoder, WriteRefused
-from services.indexer.application.vectors import Vectorizer
+from services.indexer.application.vectors import Vectorizer, Vectors
 from services.indexer.domain.epochs import Epoch
 from services.indexer.domain.errors import CollectionMissing, TextRefused
-from services.indexer.domain.fact import FactId, Intent, PointState
+from services.indexer.domain.fact import FactId, Intent, PointState, Vector
 from services.indexer.domain.identity import embedding_id
 from services.indexer.domain.outcome import Ack, acknowledge, rejected, retry
 from services.indexer.domain.versions import Verdict, judge, overwrites, winners
@@ -32,7 +32,6 @@ from services.shared.errors import InvalidRequest, ServiceError
 logger = structlog.stdlib.get_logger(__name__)
 
 Key = tuple[FactId, int]
-Vectors = Mapping[FactId, Sequence[float] | ServiceError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +42,8 @@ class EpochResult:
     """By position in the batch."""
     failures: Mapping[Key, ServiceError]
     """Why an intent was not even written."""
+    embedded: Mapping[FactId, Vector]
+    """Vectors that the callers did not know."""
 
 
 class ApplyIntents:
@@ -69,7 +70,11 @@ class ApplyIntents:
             return [retry(intent, error) for intent in intents]
         written = {epoch.number: results[epoch.number] for epoch in catalogue.writable}
         serving = catalogue.serving.number
-        return [_join(position, intent, written, decided, serving) for position, intent in enumerate(intents)]
+        models = {epoch.number: epoch.model for epoch in catalogue.writable}
+        return [
+            _join(position, intent, written, decided, serving=serving, models=models)
+            for position, intent in enumerate(intents)
+        ]
 
     async def _vectors(self, epochs: Sequence[Epoch], newest: Sequence[Intent]) -> Mapping[int, Vectors]:
         async with asyncio.TaskGroup() as group:
@@ -120,15 +125,15 @@ class ApplyIntents:
         failures: dict[Key, ServiceError] = {}
         writes: list[PointWrite] = []
         for intent in newest:
-            vector = vectors.get(intent.fact_id, ())
+            vector = vectors.of.get(intent.fact_id)
             decision = decided.get(_key(intent))
             if decision is not None and _is_final(intent, decision):
-                writes.append(self._point(replace(intent, content=None), points[intent.fact_id], ()))
+                writes.append(self._point(replace(intent, content=None), points[intent.fact_id], None))
             elif decision is not None:
                 failures[_key(intent)] = decision
             elif isinstance(vector, TextRefused):
                 logger.warning("fact_without_vector", epoch=epoch.number, fact_id=intent.fact_id)
-                writes.append(self._point(intent, points[intent.fact_id], ()))
+                writes.append(self._point(intent, points[intent.fact_id], None))
             elif isinstance(vector, ServiceError):
                 failures[_key(intent)] = vector
             else:
@@ -140,9 +145,15 @@ class ApplyIntents:
             await self._write(epoch, _by_version(held_back), failures)
             states = {**states, **await self._facts.states(epoch, [write.embedding_id for write in held_back])}
         verdicts = [judge(intent, states.get(points[intent.fact_id])) for intent in intents]
-        return EpochResult(points=points, verdicts=verdicts, failures=failures)
+        embedded = {write.intent.fact_id: write.dense for write in writes if write.dense is not None}
+        return EpochResult(
+            points=points,
+            verdicts=verdicts,
+            failures=failures,
+            embedded={fact_id: vector for fact_id, vector in embedded.items() if fact_id in vectors.embedded},
+        )
 
-    def _point(self, intent: Intent, point: str, vector: Sequence[float]) -> PointWrite:
+    def _point(self, intent: Intent, point: str, vector: Vector | None) -> PointWrite:
         if intent.content is None:
             return PointWrite(intent=intent, embedding_id=point)
         sparse = self._sparse.document(intent.content.statement)
@@ -186,7 +197,7 @@ def _key(intent: Intent) -> Key:
 
 def _decisions(newest: Sequence[Intent], vectors: Vectors) -> dict[Key, ServiceError]:
     """Why the epoch that is searched does not take an intent now; then no epoch takes it."""
-    found = ((_key(intent), intent.refusal or vectors.get(intent.fact_id)) for intent in newest)
+    found = ((_key(intent), intent.refusal or vectors.of.get(intent.fact_id)) for intent in newest)
     return {key: error for key, error in found if isinstance(error, ServiceError)}
 
 
@@ -200,7 +211,9 @@ def _join(
     intent: Intent,
     by_epoch: Mapping[int, EpochResult],
     decided: Mapping[Key, ServiceError],
+    *,
     serving: int,
+    models: Mapping[int, str],
 ) -> Ack:
     verdicts = {number: result.verdicts[position] for number, result in by_epoch.items()}
     decision = decided.get(_key(intent))
@@ -213,4 +226,14 @@ def _join(
         if failure is not None:
             # Without a delay the error says that sending the same thing again cannot help.
             return rejected(intent, failure) if failure.retry_delay is None else retry(intent, failure)
-    return acknowledge(intent, verdicts, serving=serving, embedding_id=by_epoch[serving].points[intent.fact_id])
+    return acknowledge(
+        intent,
+        verdicts,
+        serving=serving,
+        embedding_id=by_epoch[serving].points[intent.fact_id],
+        vectors={
+            models[number]: result.embedded[intent.fact_id]
+            for number, result in by_epoch.items()
+            if intent.fact_id in result.embedded
+        },
+    )

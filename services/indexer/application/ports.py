@@ -10,7 +10,7 @@ from typing import Protocol
 
 from services.indexer.domain.digest import Shares
 from services.indexer.domain.epochs import Catalogue, Epoch
-from services.indexer.domain.fact import Intent, PointState, StoredPoint
+from services.indexer.domain.fact import Intent, PointState, StoredPoint, Vector
 from services.indexer.domain.search import Hit, Query, Ranked
 from services.shared.errors import ServiceError
 
@@ -27,7 +27,7 @@ class PointWrite:
 
     intent: Intent
     embedding_id: str
-    dense: Sequence[float] = ()
+    dense: Vector | None = None
     sparse: SparseVector | None = None
 
 
@@ -37,7 +37,7 @@ class Embedded:
 
     model: str
     dimension: int
-    vectors: Sequence[Sequence[float] | ServiceError]
+    vectors: Sequence[Vector | ServiceError]
 
 
 class Embedder(Protocol):
@@ -108,7 +108,7 @@ class PointScanner(Protocol):
 
 class FactSearcher(Protocol):
     async def rank(
-        self, epoch: Epoch, query: Query, *, dense: Sequence[float], sparse: SparseVector | None, seconds: float
+        self, epoch: Epoch, query: Query, *, dense: Vector | None, sparse: SparseVector | None, seconds: float
     ) -> Sequence[Ranked]:
         """All candidates of the query that its filter lets through; sources only when their hits are limited."""
         ...

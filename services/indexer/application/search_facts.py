@@ -9,6 +9,7 @@ from services.indexer.application.ports import FactSearcher, SparseEncoder, Spar
 from services.indexer.application.vectors import Vectorizer
 from services.indexer.domain.epochs import Epoch
 from services.indexer.domain.errors import CollectionMissing
+from services.indexer.domain.fact import Vector
 from services.indexer.domain.search import Hit, Query, SearchMode, ranking
 from services.shared import deadlines
 from services.shared.errors import DeadlineUnreachable
@@ -55,7 +56,7 @@ class SearchFacts:
     async def _search(self, epoch: Epoch, query: Query) -> Page:
         if query.watermark is not None:
             await self._await_watermark(epoch, query.watermark, seconds=self._patience())
-        dense: Sequence[float] = ()
+        dense: Vector | None = None
         if query.mode is not SearchMode.SPARSE:
             dense = await self._vectorizer.query(epoch, query.text, project_id=query.project_id)
         sparse: SparseVector | None = None

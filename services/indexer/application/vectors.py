@@ -1,23 +1,30 @@
 """Dense vectors for a batch: those that callers know already, embeddings for the rest.
 
-A known vector belongs to the model of the epoch that is searched; other epochs embed
-the statement by their own model, so that no collection ever mixes models.
+A known vector comes with the model that made it, and is taken by epochs of that model
+only; other epochs embed the statement, so that no collection ever mixes models.
 """
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from services.indexer.application.ports import Embedder
-from services.indexer.domain.epochs import Epoch, EpochState
+from services.indexer.domain.epochs import Epoch
 from services.indexer.domain.errors import TextEmpty, VectorInvalid
-from services.indexer.domain.fact import FactId, Intent
+from services.indexer.domain.fact import FactId, Intent, Vector
 from services.shared.errors import ServiceError
-
-Vector = Sequence[float]
 
 _WRITE_PRIORITY = 5
 _QUERY_PRIORITY = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """By fact: its vector, or why it has none. `embedded` are the facts whose vector was not known before."""
+
+    of: dict[FactId, Vector | ServiceError] = field(default_factory=dict[FactId, "Vector | ServiceError"])
+    embedded: set[FactId] = field(default_factory=set[FactId])
 
 
 class Vectorizer:
@@ -28,19 +35,20 @@ class Vectorizer:
         self._batch_size = batch_size
         self._slots = asyncio.Semaphore(concurrency)
 
-    async def dense(self, epoch: Epoch, intents: Sequence[Intent]) -> Mapping[FactId, Vector | ServiceError]:
+    async def dense(self, epoch: Epoch, intents: Sequence[Intent]) -> Vectors:
         """The vector of every upsert, or why it has none. The intents are of different facts."""
-        vectors: dict[FactId, Vector | ServiceError] = {}
+        vectors = Vectors()
         unknown: dict[str, list[tuple[FactId, str]]] = {}
         for intent in intents:
             if intent.content is None:
                 continue
-            if intent.vector and epoch.state is EpochState.SERVING:
-                vectors[intent.fact_id] = checked(intent.vector, epoch.dimension)
+            known = intent.vectors.get(epoch.model)
+            if known is not None:
+                vectors.of[intent.fact_id] = checked(known, epoch.dimension)
             elif intent.content.statement.strip():
                 unknown.setdefault(intent.project_id, []).append((intent.fact_id, intent.content.statement))
             else:
-                vectors[intent.fact_id] = TextEmpty.of_fact(intent.fact_id)
+                vectors.of[intent.fact_id] = TextEmpty.of_fact(intent.fact_id)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._embed(epoch, project_id, part))
@@ -48,7 +56,9 @@ class Vectorizer:
                 for part in _parts(texts, self._batch_size)
             ]
         for task in tasks:
-            vectors.update(task.result())
+            embedded = task.result()
+            vectors.of.update(embedded)
+            vectors.embedded.update(embedded)
         return vectors
 
     async def query(self, epoch: Epoch, text: str, *, project_id: str) -> Vector:

@@ -2,18 +2,23 @@
 
 An intent states what shall be true of one fact; applying it twice, or after a newer
 one, changes nothing. `FactId` is always the canonical lower-case UUID text, because
-digests and point ids are computed from it.
+digests and point ids are computed from it. Vectors are arrays of single-precision floats.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NewType
+from typing import TYPE_CHECKING, NewType, TypeAlias
 
 from services.shared.errors import ServiceError
 
 FactId = NewType("FactId", str)
+if TYPE_CHECKING:
+    Vector: TypeAlias = "array[float]"
+else:
+    Vector = array  # takes no parameter at run time before Python 3.12
 
 
 class Operation(StrEnum):
@@ -52,7 +57,7 @@ class FactContent:
 class Intent:
     """`content` is set for every upsert, unless `refusal` says why it cannot be in the index.
 
-    `vector` is empty unless the caller knew it already.
+    `vectors` are those that the caller knew already, by model.
     """
 
     fact_id: FactId
@@ -62,7 +67,7 @@ class Intent:
     source_id: str
     content_hash: bytes
     content: FactContent | None = None
-    vector: Sequence[float] = ()
+    vectors: Mapping[str, Vector] = field(default_factory=dict[str, Vector])
     traceparent: str = ""
     """Of the transaction that stated the intent."""
     refusal: ServiceError | None = None

@@ -1,11 +1,11 @@
 """What became of an intent, per epoch and over all epochs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from services.indexer.domain.errors import VersionCollision
-from services.indexer.domain.fact import Intent, Operation
+from services.indexer.domain.fact import Intent, Operation, Vector
 from services.indexer.domain.versions import Verdict
 from services.shared.errors import OutcomeUnknown, ServiceError
 
@@ -21,7 +21,8 @@ class Outcome(StrEnum):
 class Ack:
     """`failure` is set for REJECTED and RETRY; `epochs` are those in which the intent is durable.
 
-    `embedding_id` names the point in the epoch that is searched, `embedding_epoch`, for applied upserts.
+    `embedding_id` names the point in the epoch that is searched, `embedding_epoch`, for applied upserts; `vectors` are
+    those that were embedded for it, by model.
     """
 
     intent: Intent
@@ -29,6 +30,7 @@ class Ack:
     epochs: tuple[int, ...] = ()
     embedding_id: str = ""
     embedding_epoch: int = 0
+    vectors: Mapping[str, Vector] = field(default_factory=dict[str, Vector])
     failure: ServiceError | None = None
 
 
@@ -40,7 +42,14 @@ def retry(intent: Intent, failure: ServiceError) -> Ack:
     return Ack(intent=intent, outcome=Outcome.RETRY, failure=failure)
 
 
-def acknowledge(intent: Intent, verdicts: Mapping[int, Verdict], *, serving: int, embedding_id: str) -> Ack:
+def acknowledge(
+    intent: Intent,
+    verdicts: Mapping[int, Verdict],
+    *,
+    serving: int,
+    embedding_id: str,
+    vectors: Mapping[str, Vector],
+) -> Ack:
     """Joins the verdicts by epoch: an intent is applied only when it is in every epoch that takes writes."""
     found = set(verdicts.values())
     epochs = tuple(epoch for epoch, verdict in verdicts.items() if verdict is Verdict.APPLIED)
@@ -54,5 +63,10 @@ def acknowledge(intent: Intent, verdicts: Mapping[int, Verdict], *, serving: int
     if intent.operation is Operation.DELETE:
         return Ack(intent=intent, outcome=Outcome.APPLIED, epochs=epochs)
     return Ack(
-        intent=intent, outcome=Outcome.APPLIED, epochs=epochs, embedding_id=embedding_id, embedding_epoch=serving
+        intent=intent,
+        outcome=Outcome.APPLIED,
+        epochs=epochs,
+        embedding_id=embedding_id,
+        embedding_epoch=serving,
+        vectors=vectors,
     )

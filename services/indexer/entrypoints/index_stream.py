@@ -41,6 +41,7 @@ class IndexStream:
         self._ready: deque[fact_pb2.IntentAck] = deque()
         self._changed = asyncio.Event()
         self._acknowledged = 0
+        self._return_vectors = False
 
     async def frames(
         self, requests: AsyncIterator[pb.IndexFactsRequest], *, max_in_flight: int
@@ -91,6 +92,7 @@ class IndexStream:
                     await self._take(request.batch.intents, slices)
                 else:
                     opened = True
+                    self._return_vectors = request.open.return_vectors
                     logger.info("index_stream_opened", client_id=request.open.client_id)
                 await self._credit.available()
 
@@ -119,7 +121,7 @@ class IndexStream:
             acks = await self._intake.submit(intents)
         except ServiceError as error:
             acks = [retry(intent, error) for intent in intents]
-        self._ready.extend(mapping.ack_to(ack) for ack in acks)
+        self._ready.extend(mapping.ack_to(ack, return_vectors=self._return_vectors) for ack in acks)
         self._changed.set()
 
 

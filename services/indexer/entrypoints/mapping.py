@@ -1,7 +1,7 @@
 """Between the contract's messages and domain values; protobuf goes no further than here.
 
 Items of a batch are validated one by one: what breaks a rule becomes a rejection of that
-item. Vectors stay the float sequences that the messages hold, without a copy.
+item.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,7 @@ from services.indexer.domain.outcome import Ack, Outcome
 from services.indexer.domain.search import Hit, Query, SearchFilter, SearchMode
 from services.shared.errors import ServiceError
 from services.shared.grpc.errors import to_item_failure
+from services.shared.grpc.floats import fill_floats, read_floats
 from services.shared.grpc.interceptors.validation import invalid_request
 from services.shared.paging import page_size
 
@@ -76,7 +77,7 @@ class IntentReader:
             source_id=message.source_id.lower(),
             content_hash=message.content_hash,
             content=content,
-            vector=message.vector,
+            vectors={each.embedding_model: read_floats(each, each.values) for each in message.vectors},
             traceparent=message.traceparent,
             refusal=refusal,
         )
@@ -154,7 +155,7 @@ def rejection_to(message: fact_pb2.FactIntent, error: ServiceError) -> fact_pb2.
     )
 
 
-def ack_to(ack: Ack) -> fact_pb2.IntentAck:
+def ack_to(ack: Ack, *, return_vectors: bool) -> fact_pb2.IntentAck:
     message = fact_pb2.IntentAck(
         fact_id=ack.intent.fact_id,
         version=ack.intent.version,
@@ -165,6 +166,9 @@ def ack_to(ack: Ack) -> fact_pb2.IntentAck:
     )
     if ack.failure is not None:
         message.failure.CopyFrom(to_item_failure(ack.failure))
+    if return_vectors:
+        for model, vector in ack.vectors.items():
+            fill_floats(message.vectors.add(embedding_model=model), fact_pb2.KnownVector.VALUES_FIELD_NUMBER, vector)
     return message
 
 

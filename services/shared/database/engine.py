@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import orjson
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -55,6 +56,7 @@ class Database:
             pool_timeout=pool_wait,
             pool_recycle=_RECYCLE_SECONDS,
             pool_pre_ping=False,
+            json_deserializer=orjson.loads,
             connect_args={
                 "timeout": 10,
                 "server_settings": {

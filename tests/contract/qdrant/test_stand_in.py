@@ -96,8 +96,8 @@ async def test_failing_alias_request_changes_nothing(tmp_path: Path) -> None:
 
 async def test_write_is_on_disk_before_it_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
-    sync = wal.sync
-    monkeypatch.setattr(wal, "sync", lambda path: (synced.append(path.name), sync(path)))
+    put_on_disk = wal.put_on_disk
+    monkeypatch.setattr(wal, "put_on_disk", lambda file: (synced.append(file.name), put_on_disk(file)))
     async with running(Storage(tmp_path)) as (registry, _):
         for point_id in range(3):
             synced.clear()
@@ -108,7 +108,7 @@ async def test_write_is_on_disk_before_it_is_completed(tmp_path: Path, monkeypat
 
 async def test_concurrent_writes_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
-    monkeypatch.setattr(wal, "sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr(wal, "put_on_disk", lambda file: synced.append(file.name))
     async with running(Storage(tmp_path)) as (registry, _):
         service = PointsService(registry)
 

@@ -189,7 +189,7 @@ def start_relay(peers: str, desk: Desk) -> StartRelay:
             rng = random.Random(2)
             relay = FactRelay(
                 unit_of_work=desk.unit_of_work,
-                indexer=IndexerClient(channel, client_id="tests"),
+                indexer=IndexerClient(channel, client_id="tests", return_vectors=True),
                 settle=SettleFacts(unit_of_work=desk.unit_of_work, rng=rng),
                 settings=settings,
                 rng=rng,

@@ -315,3 +315,14 @@ async def test_no_more_is_in_flight_than_the_indexer_accepts(
         indexer.gate.set()
 
         await eventually(lambda: _settled(desk, indexer))
+
+
+async def test_a_relay_without_room_goes_on_with_the_acknowledgement_that_makes_some(
+    desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay
+) -> None:
+    indexer.max_in_flight = 8
+    text = " ".join(f"Person{number} visited town{number}." for number in range(200))
+    await desk.distilled(await desk.project(), text)
+
+    async with start_relay(batch_size=4, poll=timedelta(seconds=60)):
+        await eventually(lambda: _settled(desk, indexer), within=20)

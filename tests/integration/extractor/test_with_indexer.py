@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
-import grpc
 import grpc.aio
 import pytest
 from qdrant_client import AsyncQdrantClient
@@ -24,7 +23,7 @@ from services.shared.service import Runtime
 from services.shared.telemetry.metrics import Metrics
 from tests.integration.extractor.conftest import Desk
 from tests.integration.extractor.service import Extractor, serving_extractor
-from tests.integration.indexer.models import ScriptedModels
+from tests.integration.indexer.models import DIMENSION, ScriptedModels
 from tests.integration.indexer.models import serving as serving_models
 from tests.support.waiting import eventually
 
@@ -37,9 +36,14 @@ def prefix() -> str:
 
 
 @pytest.fixture
-async def indexer_address(qdrant_url: str, prefix: str) -> AsyncIterator[str]:
+def models() -> ScriptedModels:
+    return ScriptedModels()
+
+
+@pytest.fixture
+async def indexer_address(qdrant_url: str, prefix: str, models: ScriptedModels) -> AsyncIterator[str]:
     async with AsyncExitStack() as stack:
-        models_port = await stack.enter_async_context(serving_models(ScriptedModels()))
+        models_port = await stack.enter_async_context(serving_models(models))
         settings = IndexerSettings(
             port=0,
             qdrant_url=qdrant_url,
@@ -72,6 +76,36 @@ async def qdrant(qdrant_url: str) -> AsyncIterator[AsyncQdrantClient]:
     client = AsyncQdrantClient(host=host, grpc_port=int(port), prefer_grpc=True, check_compatibility=False)
     yield client
     await client.close()
+
+
+# What a repair does, to every fact.
+_SEND_ALL_AGAIN = """
+WITH revised AS (
+    UPDATE extractor.extractions SET version = nextval('extractor.fact_versions'), embedding_id = NULL
+    RETURNING extraction_id, version, project_id, source_id
+)
+INSERT INTO extractor.outbox (topic, key, operation, version, project_id, source_id)
+SELECT 'fact', extraction_id, 1, version, project_id, source_id FROM revised
+"""
+
+
+async def _filled(extractor: Extractor, desk: Desk) -> bool:
+    """Reconciles until the index holds every fact; it may answer that it has no collection yet."""
+    try:
+        certificate = await _reconciled(extractor)
+    except grpc.aio.AioRpcError:
+        return False
+    return await _indexed(desk) and certificate.point_count == 30
+
+
+async def _points(qdrant: AsyncQdrantClient, prefix: str) -> list[qdrant_models.Record]:
+    records, _ = await qdrant.scroll(f"{prefix}_e1", limit=100, with_vectors=["dense"])
+    return records
+
+
+async def _kept(desk: Desk) -> int:
+    (row,) = await desk.execute("SELECT count(*) AS count FROM extractor.fact_vectors")
+    return row.count
 
 
 async def _indexed(desk: Desk) -> bool:
@@ -113,6 +147,95 @@ async def test_points_that_qdrant_lost_or_changed_are_repaired(
     again = await _reconciled(extractor)
     assert again.fact_digest == again.point_digest
     assert again.drift_counts == {}
+
+
+async def _wiped(qdrant: AsyncQdrantClient, prefix: str) -> None:
+    for collection in (await qdrant.get_collections()).collections:
+        if collection.name.startswith(prefix):
+            await qdrant.delete_collection(collection.name)
+
+
+async def test_a_wiped_index_is_filled_again_without_a_model(
+    extractor: Extractor, desk: Desk, qdrant: AsyncQdrantClient, prefix: str, models: ScriptedModels
+) -> None:
+    project = await desk.project()
+    await desk.distilled(project, TEXT)
+    await eventually(lambda: _indexed(desk), within=30)
+    before = {record.id: record.vector for record in await _points(qdrant, prefix)}
+    await _wiped(qdrant, prefix)
+    models.requests.clear()
+
+    await eventually(lambda: _filled(extractor, desk), within=30)
+
+    # The new epoch asks for the length of its vectors.
+    assert models.texts == ["scristill"]
+    after = {record.id: record.vector for record in await _points(qdrant, prefix)}
+    assert set(after) == set(before)
+    assert all(after[each]["dense"] == pytest.approx(before[each]["dense"]) for each in before)
+
+
+async def test_an_edited_fact_is_embedded_anew_and_one_that_only_moved_is_not(
+    extractor: Extractor, desk: Desk, models: ScriptedModels
+) -> None:
+    project = await desk.project()
+    await desk.distilled(project, "Ada wrote programs. Grace found bugs.")
+    await eventually(lambda: _indexed(desk), within=30)
+    models.requests.clear()
+
+    await desk.distilled(project, "Once upon a time. Ada wrote letters. Grace found bugs.", fence=2)
+    await eventually(lambda: _indexed(desk), within=30)
+
+    assert sorted(models.texts) == ["Ada wrote letters.", "Once upon a time."]
+
+
+async def test_a_kept_vector_that_does_not_fit_is_made_anew(
+    extractor: Extractor, desk: Desk, models: ScriptedModels
+) -> None:
+    project = await desk.project()
+    await desk.distilled(project, "Ada wrote programs. Grace found bugs.")
+    await eventually(lambda: _indexed(desk), within=30)
+    models.requests.clear()
+    await desk.execute(
+        "UPDATE extractor.fact_vectors SET vector = substr(vector, 5) WHERE extraction_id = ("
+        "SELECT extraction_id FROM extractor.extractions WHERE statement = 'Ada wrote programs.')"
+    )
+
+    await desk.execute(_SEND_ALL_AGAIN)
+    await eventually(lambda: _indexed(desk), within=30)
+
+    assert models.texts == ["Ada wrote programs."]
+    assert not await desk.execute("SELECT key FROM extractor.dead_letters")
+    lengths = await desk.execute("SELECT DISTINCT octet_length(vector) AS bytes FROM extractor.fact_vectors")
+    assert [row.bytes for row in lengths] == [4 * DIMENSION]
+
+
+async def test_vectors_go_with_their_facts(extractor: Extractor, desk: Desk) -> None:
+    source = await desk.distilled(await desk.project(), TEXT)
+    await eventually(lambda: _indexed(desk), within=30)
+    assert await _kept(desk) == 30
+
+    await extractor.sources.DeleteSource(source_service_pb2.DeleteSourceRequest(source_id=str(source.source_id)))
+
+    assert await _kept(desk) == 0
+
+
+async def test_without_keeping_every_rebuild_asks_the_model(
+    extractor_url: str, peers: str, indexer_address: str, desk: Desk, models: ScriptedModels
+) -> None:
+    async with serving_extractor(
+        extractor_url,
+        scheduler_address=peers,
+        llm_gateway_address=peers,
+        indexer_address=indexer_address,
+        keep_vectors=False,
+    ):
+        await desk.distilled(await desk.project(), "Ada wrote programs.")
+        await eventually(lambda: _indexed(desk), within=30)
+        await desk.execute(_SEND_ALL_AGAIN)
+        await eventually(lambda: _indexed(desk), within=30)
+
+    assert models.texts.count("Ada wrote programs.") == 2
+    assert await _kept(desk) == 0
 
 
 async def test_a_deletion_is_certified_by_what_qdrant_holds(extractor: Extractor, desk: Desk) -> None:

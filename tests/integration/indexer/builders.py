@@ -58,8 +58,13 @@ def delete(fact: str, version: int, **more) -> fact_pb2.FactIntent:
     )
 
 
-def open_frame(client_id: str = "tests") -> indexer_service_pb2.IndexFactsRequest:
-    return indexer_service_pb2.IndexFactsRequest(open=indexer_service_pb2.IndexStreamOpen(client_id=client_id))
+def known(model: str, values: Iterable[float]) -> list[fact_pb2.KnownVector]:
+    return [fact_pb2.KnownVector(embedding_model=model, values=values)]
+
+
+def open_frame(client_id: str = "tests", *, return_vectors: bool = False) -> indexer_service_pb2.IndexFactsRequest:
+    opening = indexer_service_pb2.IndexStreamOpen(client_id=client_id, return_vectors=return_vectors)
+    return indexer_service_pb2.IndexFactsRequest(open=opening)
 
 
 def batch_frame(intents: Iterable[fact_pb2.FactIntent]) -> indexer_service_pb2.IndexFactsRequest:
@@ -74,11 +79,13 @@ class IndexerClient:
         self.indexer = indexer_service_pb2_grpc.IndexerServiceStub(channel)
         self.searcher = search_service_pb2_grpc.SearchServiceStub(channel)
 
-    async def apply(self, *batches: Sequence[fact_pb2.FactIntent]) -> list[fact_pb2.IntentAck]:
+    async def apply(
+        self, *batches: Sequence[fact_pb2.FactIntent], return_vectors: bool = False
+    ) -> list[fact_pb2.IntentAck]:
         """All acknowledgements, in the order in which they came. Asserts the frames of the contract."""
 
         async def requests() -> AsyncIterator[indexer_service_pb2.IndexFactsRequest]:
-            yield open_frame()
+            yield open_frame(return_vectors=return_vectors)
             for batch in batches:
                 yield batch_frame(batch)
 

@@ -17,6 +17,7 @@ from tests.integration.indexer.builders import (
     IndexerClient,
     delete,
     fact_id,
+    known,
     new_id,
     upsert,
 )
@@ -332,7 +333,7 @@ async def test_known_vectors_never_enter_an_epoch_of_another_model(
     await create(client)
     vector = [1.0] + [0.0] * 31
 
-    ack = await client.apply_one(upsert(fact_id(2), 1, "Known vector.", vector=vector))
+    ack = await client.apply_one(upsert(fact_id(2), 1, "Known vector.", vectors=known("hash-1", vector)))
 
     assert list(ack.epochs) == [1, 2]
     stored = {}
@@ -346,3 +347,16 @@ async def test_known_vectors_never_enter_an_epoch_of_another_model(
     assert (
         (await qdrant.get_collection(await client.collection(2))).config.params.vectors["dense"].distance
     ) == models.Distance.COSINE
+
+
+async def test_each_epoch_returns_the_vector_of_its_model(indexer: RunningIndexer) -> None:
+    client = indexer.client
+    await client.apply_one(upsert(fact_id(1)))
+    await create(client)
+
+    (ack,) = await client.apply(
+        [upsert(fact_id(2), 1, "Known to one.", vectors=known("hash-1", [1.0] + [0.0] * 31))], return_vectors=True
+    )
+
+    assert list(ack.epochs) == [1, 2]
+    assert [each.embedding_model for each in ack.vectors] == ["hash-2"]

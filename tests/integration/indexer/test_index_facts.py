@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from qdrant_client import AsyncQdrantClient
 from qdrant_client.models import Record
 from scristill.errors.v1 import error_reason_pb2
@@ -14,10 +15,11 @@ from tests.integration.indexer.builders import (
     IndexerClient,
     delete,
     fact_id,
+    known,
     new_id,
     upsert,
 )
-from tests.integration.indexer.models import DIMENSION, ScriptedModels
+from tests.integration.indexer.models import DIMENSION, ScriptedModels, hash_vector
 
 
 async def test_upsert_is_acknowledged_with_its_point_and_epoch(client: IndexerClient) -> None:
@@ -144,9 +146,9 @@ async def test_bad_items_are_rejected_alone(client: IndexerClient, models: Scrip
     models.refuse.add("A text that no model takes.")
     bad = {
         new_id(): ({"statement": "  "}, error_reason_pb2.ERROR_REASON_TEXT_EMPTY),
-        new_id(): ({"vector": [1.0] * (DIMENSION + 1)}, error_reason_pb2.ERROR_REASON_VECTOR_INVALID),
-        new_id(): ({"vector": [math.nan] * DIMENSION}, error_reason_pb2.ERROR_REASON_VECTOR_INVALID),
-        new_id(): ({"vector": [math.inf] * DIMENSION}, error_reason_pb2.ERROR_REASON_VECTOR_INVALID),
+        new_id(): ({"vectors": known("hash-1", [1.0] * (DIMENSION + 1))}, error_reason_pb2.ERROR_REASON_VECTOR_INVALID),
+        new_id(): ({"vectors": known("hash-1", [math.nan] * DIMENSION)}, error_reason_pb2.ERROR_REASON_VECTOR_INVALID),
+        new_id(): ({"vectors": known("hash-1", [math.inf] * DIMENSION)}, error_reason_pb2.ERROR_REASON_VECTOR_INVALID),
         new_id(): ({"content_hash": b"short"}, error_reason_pb2.ERROR_REASON_INVALID_REQUEST),
         new_id(): ({"fields": {"x": "y" * 200_000}}, error_reason_pb2.ERROR_REASON_TOO_LARGE),
         new_id(): ({"statement": "A text that no model takes."}, error_reason_pb2.ERROR_REASON_PROVIDER_REFUSED),
@@ -165,7 +167,29 @@ async def test_bad_items_are_rejected_alone(client: IndexerClient, models: Scrip
 async def test_known_vector_is_not_embedded_again(client: IndexerClient, models: ScriptedModels) -> None:
     vector = [1.0] + [0.0] * (DIMENSION - 1)
 
-    ack = await client.apply_one(upsert(fact_id(1), 1, "Never sent to a model.", vector=vector))
+    ack = await client.apply_one(upsert(fact_id(1), 1, "Never sent to a model.", vectors=known("hash-1", vector)))
 
     assert ack.outcome == APPLIED
     assert "Never sent to a model." not in models.texts
+
+
+async def test_a_stream_that_asks_gets_the_vectors_that_were_made_for_it(client: IndexerClient) -> None:
+    intents = [
+        upsert(fact_id(1), 1, "New to the model."),
+        upsert(fact_id(2), 1, "Known.", vectors=known("hash-1", [1.0] + [0.0] * (DIMENSION - 1))),
+        upsert(fact_id(3), 1, "Known to another model.", vectors=known("hash-9", [1.0] * 3)),
+        delete(fact_id(4), 1),
+    ]
+
+    acks = {ack.fact_id: ack for ack in await client.apply(intents, return_vectors=True)}
+
+    made = {fact: [each.embedding_model for each in ack.vectors] for fact, ack in acks.items()}
+    assert made == {fact_id(1): ["hash-1"], fact_id(2): [], fact_id(3): ["hash-1"], fact_id(4): []}
+    assert list(acks[fact_id(1)].vectors[0].values) == pytest.approx(
+        hash_vector("hash-1", "New to the model.", DIMENSION)
+    )
+    assert {ack.outcome for ack in acks.values()} == {APPLIED}
+
+
+async def test_a_stream_that_does_not_ask_gets_no_vectors(client: IndexerClient) -> None:
+    assert not (await client.apply_one(upsert(fact_id(1)))).vectors

@@ -16,6 +16,7 @@ from scristill.indexer.v1.indexer_service_pb2_grpc import IndexerServiceStub
 from services.extractor.domain.outbox import Acknowledgement, FactContent, FactIntent, Operation, Outcome
 from services.shared.errors import Code, RemoteError
 from services.shared.grpc.errors import from_item_failure, remote_errors
+from services.shared.grpc.floats import fill_floats, read_floats
 
 PEER = "indexer"
 
@@ -25,16 +26,18 @@ _MAX_FRAME_INTENTS = 1000
 
 
 class IndexerClient:
-    def __init__(self, channel: grpc.aio.Channel, *, client_id: str) -> None:
+    """With `return_vectors` the acknowledgements carry the vectors that the indexer made."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, client_id: str, return_vectors: bool) -> None:
         self._stub = IndexerServiceStub(channel)
-        self._client_id = client_id
+        self._open = pb.IndexStreamOpen(client_id=client_id, return_vectors=return_vectors)
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator["IndexStream"]:
         with remote_errors(PEER):
             call: Any = self._stub.IndexFacts()
             try:
-                await call.write(pb.IndexFactsRequest(open=pb.IndexStreamOpen(client_id=self._client_id)))
+                await call.write(pb.IndexFactsRequest(open=self._open))
                 first = await call.read()
             except BaseException:
                 call.cancel()
@@ -97,7 +100,7 @@ def _frames(intents: Sequence[FactIntent]) -> Iterator[list[fact_pb2.FactIntent]
 
 def _intent(leased: FactIntent) -> fact_pb2.FactIntent:
     intent = leased.intent
-    return fact_pb2.FactIntent(
+    message = fact_pb2.FactIntent(
         fact_id=str(intent.key),
         version=intent.version,
         operation=fact_pb2.INTENT_OPERATION_UPSERT
@@ -109,6 +112,9 @@ def _intent(leased: FactIntent) -> fact_pb2.FactIntent:
         content=_content(leased.content) if leased.content else None,
         traceparent=intent.traceparent,
     )
+    for model, values in leased.vectors.items():
+        fill_floats(message.vectors.add(embedding_model=model), fact_pb2.KnownVector.VALUES_FIELD_NUMBER, values)
+    return message
 
 
 def _content(content: FactContent) -> fact_pb2.FactContent:
@@ -144,4 +150,5 @@ def _acknowledgement(ack: fact_pb2.IntentAck) -> Acknowledgement:
         embedding_id=UUID(ack.embedding_id) if ack.embedding_id else None,
         epoch=ack.embedding_epoch or None,
         failure=from_item_failure(ack.failure, peer=PEER) if ack.HasField("failure") else None,
+        vectors={each.embedding_model: read_floats(each, each.values).tobytes() for each in ack.vectors},
     )

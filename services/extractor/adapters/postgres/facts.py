@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy import text
 
 from services.extractor.domain.facts import Fact, Mention
-from services.extractor.domain.outbox import IndexedFact, Operation
+from services.extractor.domain.outbox import IndexedFact, KeptVector, Operation
 from services.shared.database.unit_of_work import Transaction
 
 # Turns the rows of `changes` (key, operation, version, project_id, source_id) into intents. A newer intent takes the
@@ -127,6 +127,21 @@ UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now()
  WHERE o.topic = 'fact' AND o.key = a.fact_id AND o.version > a.version AND o.lease_token = a.lease_token
 """)
 
+_KEEP_VECTORS = text("""
+INSERT INTO extractor.fact_vectors (extraction_id, model, statement_hash, vector)
+SELECT * FROM unnest(CAST(:fact_ids AS uuid[]), CAST(:models AS text[]), CAST(:hashes AS bytea[]),
+                     CAST(:vectors AS bytea[]))
+ON CONFLICT (extraction_id, model) DO UPDATE
+   SET statement_hash = EXCLUDED.statement_hash, vector = EXCLUDED.vector
+""")
+
+_VECTORS = text("""
+SELECT extraction_id, model, statement_hash, vector FROM extractor.fact_vectors
+ WHERE extraction_id = ANY(CAST(:fact_ids AS uuid[]))
+""")
+
+_FORGET_VECTORS = text("DELETE FROM extractor.fact_vectors WHERE extraction_id = ANY(CAST(:fact_ids AS uuid[]))")
+
 _REPLACE_MENTIONS = text("""
 WITH incoming AS MATERIALIZED (
     SELECT * FROM unnest(CAST(:entity_ids AS uuid[]), CAST(:types AS text[]), CAST(:names AS text[]),
@@ -193,7 +208,8 @@ class PostgresFacts:
         """Records what the index has acknowledged, in one statement, and takes those intents out of the outbox.
 
         An acknowledgement of another version than the present one, or under a lease that has passed on, changes
-        nothing. Returns the facts that now have their embedding id; a batch that is empty asks nothing.
+        nothing and keeps no vector. Returns the facts that now have their embedding id; a batch that is empty asks
+        nothing.
         """
         if not indexed:
             return set()
@@ -214,7 +230,32 @@ class PostgresFacts:
         recorded = {row.fact_id for row in rows if row.indexed}
         if len(rows) - len(recorded) < len(indexed):
             await self._transaction.execute(_FREE, acknowledged)
+        await self._keep([vector for each in indexed if each.fact_id in recorded for vector in each.vectors])
         return recorded
+
+    async def vectors(self, fact_ids: Sequence[UUID]) -> list[KeptVector]:
+        """All that are kept of these facts, those of earlier statements too."""
+        result = await self._transaction.execute(_VECTORS, {"fact_ids": list(fact_ids)})
+        return [
+            KeptVector(fact_id=row.extraction_id, model=row.model, statement_hash=row.statement_hash, values=row.vector)
+            for row in result
+        ]
+
+    async def forget_vectors(self, fact_ids: Sequence[UUID]) -> None:
+        await self._transaction.execute(_FORGET_VECTORS, {"fact_ids": list(fact_ids)})
+
+    async def _keep(self, vectors: Sequence[KeptVector]) -> None:
+        if not vectors:
+            return
+        await self._transaction.execute(
+            _KEEP_VECTORS,
+            {
+                "fact_ids": [vector.fact_id for vector in vectors],
+                "models": [vector.model for vector in vectors],
+                "hashes": [vector.statement_hash for vector in vectors],
+                "vectors": [vector.values for vector in vectors],
+            },
+        )
 
     async def replace_entities(
         self, project_id: UUID, source_id: UUID, mentions: Sequence[Mention], facts: Sequence[Fact]

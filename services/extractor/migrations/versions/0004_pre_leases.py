@@ -6,7 +6,7 @@ Relays of the release before cannot lease by the new column and fail until they 
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 

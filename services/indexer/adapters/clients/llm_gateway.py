@@ -7,9 +7,11 @@ from scristill.llm_gateway.v1 import llm_gateway_service_pb2_grpc as pb_grpc
 
 from services.indexer.application.ports import Embedded
 from services.indexer.domain.errors import ModelNotFound, TextRefused
+from services.indexer.domain.fact import Vector
 from services.shared.errors import Reason, RemoteError, ServiceError, Unavailable
 from services.shared.grpc.channel import Channel
 from services.shared.grpc.errors import from_item_failure, remote_errors
+from services.shared.grpc.floats import read_floats
 
 PEER = "llm_gateway"
 
@@ -44,9 +46,9 @@ def _call_failure(error: RemoteError) -> ServiceError:
     return Unavailable.of(PEER, retry_delay=error.retry_delay)
 
 
-def _vector(embedding: pb.Embedding) -> Sequence[float] | ServiceError:
+def _vector(embedding: pb.Embedding) -> Vector | ServiceError:
     if not embedding.HasField("failure"):
-        return embedding.values
+        return read_floats(embedding, embedding.values)
     failure = from_item_failure(embedding.failure, peer=PEER)
     if failure.transient:
         return Unavailable.of(PEER, retry_delay=failure.retry_delay)

@@ -20,6 +20,7 @@ from services.indexer.application.ports import PointWrite
 from services.indexer.domain.epochs import Epoch
 from services.indexer.domain.fact import Intent, PointState
 from services.shared.clock import Clock
+from services.shared.grpc.floats import fill_floats
 
 DENSE = "dense"
 SPARSE = "bm25"
@@ -115,7 +116,7 @@ def _fill_group(
         payload.fill(point.payload, intent=write.intent, epoch=epoch, now=now)
         vectors = point.vectors.vectors.vectors
         if write.dense:
-            vectors[DENSE].dense.data.extend(write.dense)
+            fill_floats(vectors[DENSE].dense, qdrant.DenseVector.DATA_FIELD_NUMBER, write.dense)
         if write.sparse is not None:
             sparse = vectors[SPARSE].sparse
             sparse.indices.extend(write.sparse.indices)

@@ -17,7 +17,7 @@ from services.indexer.adapters.qdrant.connection import QdrantConnection
 from services.indexer.adapters.qdrant.points import DENSE, SPARSE
 from services.indexer.application.ports import SparseVector
 from services.indexer.domain.epochs import Epoch
-from services.indexer.domain.fact import FactId
+from services.indexer.domain.fact import FactId, Vector
 from services.indexer.domain.search import Hit, Query, Ranked, SearchFilter, SearchMode
 
 Retriever = tuple[str, qdrant.VectorInput]
@@ -36,7 +36,7 @@ class QdrantSearcher:
         self._rrf_k = rrf_k
 
     async def rank(
-        self, epoch: Epoch, query: Query, *, dense: Sequence[float], sparse: SparseVector | None, seconds: float
+        self, epoch: Epoch, query: Query, *, dense: Vector | None, sparse: SparseVector | None, seconds: float
     ) -> Sequence[Ranked]:
         retrievers = _retrievers(query.mode, dense=dense, sparse=sparse)
         if not retrievers:
@@ -76,10 +76,10 @@ class QdrantSearcher:
         return request
 
 
-def _retrievers(mode: SearchMode, *, dense: Sequence[float], sparse: SparseVector | None) -> list[Retriever]:
+def _retrievers(mode: SearchMode, *, dense: Vector | None, sparse: SparseVector | None) -> list[Retriever]:
     """A query without a single word (only punctuation, only stop words) has no sparse vector to look for."""
     found: list[Retriever] = []
-    if mode is not SearchMode.SPARSE:
+    if mode is not SearchMode.SPARSE and dense is not None:
         found.append((DENSE, qdrant.VectorInput(dense=qdrant.DenseVector(data=dense))))
     if sparse is not None and sparse.indices:
         words = qdrant.SparseVector(indices=sparse.indices, values=sparse.values)

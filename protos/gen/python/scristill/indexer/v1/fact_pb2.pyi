@@ -126,7 +126,6 @@ class FactIntent(_message.Message):
     SOURCE_ID_FIELD_NUMBER: _builtins.int
     CONTENT_HASH_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
-    VECTOR_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     VECTORS_FIELD_NUMBER: _builtins.int
     fact_id: _builtins.str
@@ -150,12 +149,6 @@ class FactIntent(_message.Message):
         """The fact. Required for UPSERT, ignored for DELETE."""
 
     @_builtins.property
-    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Vector that is known already, of the epoch's dimension. Empty: the indexer
-        embeds `content.statement`.
-        """
-
-    @_builtins.property
     def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownVector]:
         """Vectors of `content.statement` that are known already, at most one per
         model. An epoch whose model is among them takes the vector as it is; every
@@ -173,13 +166,12 @@ class FactIntent(_message.Message):
         source_id: _builtins.str = ...,
         content_hash: _builtins.bytes = ...,
         content: Global___FactContent | None = ...,
-        vector: _abc.Iterable[_builtins.float] | None = ...,
         traceparent: _builtins.str = ...,
         vectors: _abc.Iterable[Global___KnownVector] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "content_hash", b"content_hash", "fact_id", b"fact_id", "operation", b"operation", "project_id", b"project_id", "source_id", b"source_id", "traceparent", b"traceparent", "vector", b"vector", "vectors", b"vectors", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "content_hash", b"content_hash", "fact_id", b"fact_id", "operation", b"operation", "project_id", b"project_id", "source_id", b"source_id", "traceparent", b"traceparent", "vectors", b"vectors", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
