@@ -40,6 +40,7 @@ Report = Callable[[], Awaitable[pb.JobOutcome]]
 _MAX_MESSAGE_BYTES = 2000
 _CREATE_TIMEOUT = 30.0
 _LAST_FRAME_TIMEOUT = 2.0
+_LOST_DELAY = timedelta(seconds=1)
 _NO_TYPE = "worker.draining"
 _RECONNECT = Backoff(initial=timedelta(milliseconds=100), maximum=timedelta(seconds=3))
 
@@ -190,7 +191,9 @@ class Worker:
                 raise
             return self._interrupted(job)
         except LeaseIsLost:
-            return None
+            # The handler may mean what it works on, while the job is still ours here: refused if it is not, and else
+            # nobody would renew or end it before its lease runs out.
+            return self._release(job, delay=_LOST_DELAY)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises ends its attempt, and is logged there
             return self._failed(job, error)
         if done is None and self._draining:

@@ -8,7 +8,7 @@ from scristill.scheduler.v1 import job_pb2
 from scristill.scheduler.v1 import scheduler_service_pb2 as jobs_pb
 
 from services.shared.lifecycle import Drain
-from services.shared.worker import ChildJob, Done, Fail, Retry, Snooze, Worker
+from services.shared.worker import ChildJob, Done, Fail, LeaseIsLost, Retry, Snooze, Worker
 from tests.integration.scheduler import builders, harness
 from tests.support.waiting import eventually
 
@@ -129,6 +129,23 @@ async def test_exceptions_decide_how_a_job_goes_on(scheduler, start):
     assert (jobs["retry"].state, jobs["retry"].attempt) == (job_pb2.JOB_STATE_SUCCEEDED, 2)
     assert (jobs["bug"].attempt, jobs["bug"].last_failure.message) == (2, "the handler raised KeyError")
     assert (jobs["snooze"].attempt, jobs["snooze"].result) == (1, '{"checkpoint":{"page":7}}')
+
+
+async def test_a_job_whose_handler_takes_its_lease_for_lost_is_not_held_until_the_lease_runs_out(scheduler, start):
+    """What it works on may be gone or have another holder, while the job is still this worker's."""
+    fences = []
+
+    async def mistaken_once(job):
+        fences.append(job.lease.fencing_token)
+        if len(fences) == 1:
+            raise LeaseIsLost
+
+    start({"extract": mistaken_once})
+    [job_id] = await builders.create(scheduler)
+
+    job = await ended(scheduler, job_id)
+
+    assert (job.state, job.attempt, fences) == (job_pb2.JOB_STATE_SUCCEEDED, 1, [1, 2])
 
 
 async def test_children_come_with_the_completion_or_under_the_fence(scheduler, start):
