@@ -100,6 +100,26 @@ async def test_a_newer_intent_waits_until_the_one_under_way_is_answered(desk: De
     assert (new.key, new.version > old.version) == (old.key, True)
 
 
+async def test_a_lease_takes_what_it_may_also_when_the_planner_takes_the_outbox_for_empty(desk: Desk) -> None:
+    """As it does after a vacuum between two bursts."""
+    project = await desk.project()
+    await desk.execute(
+        "INSERT INTO extractor.outbox (topic, key, operation, version, since, project_id, source_id)"
+        " SELECT 'fact', gen_random_uuid(), 2, n, n, :project, :project FROM generate_series(1, 3000) n",
+        project=project.project_id,
+    )
+    await desk.execute(
+        "SELECT pg_restore_relation_stats('schemaname', 'extractor', 'relname', 'outbox',"
+        " 'relpages', CAST(100 AS integer), 'reltuples', CAST(0 AS real))"
+    )
+
+    leased = await _lease(desk)
+
+    assert len({intent.key for intent in leased}) == 10
+    held = await desk.execute("SELECT 1 FROM extractor.outbox WHERE lease_owner IS NOT NULL")
+    assert len(held) == 10
+
+
 async def _lease(desk: Desk) -> list[Intent]:
     async with desk.unit_of_work() as repositories:
         leased, _ = await repositories.outbox.lease_facts(owner="relay", limit=10, lease=timedelta(minutes=5))

@@ -28,17 +28,18 @@ from services.extractor.domain.outbox import (
 from services.shared.database.unit_of_work import Transaction
 from services.shared.errors import Reason
 
-# The rows of one statement share a token, which is drawn once: key and token together name a lease.
+# The rows of one statement share a token, which is drawn once: key and token together name a lease. They are chosen
+# once too, by an array and not by a join: a planner that takes the table for empty, as it was when it was last looked
+# at, would put the choice on the inner side of a join and make it again for every row.
 _LEASED = """
 leased AS (
     UPDATE extractor.outbox o
        SET lease_owner = :owner, lease_token = (SELECT gen_random_uuid()), due_time = now() + CAST(:lease AS interval),
            attempts = o.attempts + 1
-      FROM (
-        SELECT topic, key FROM extractor.outbox
+     WHERE o.ctid = ANY (ARRAY(
+        SELECT ctid FROM extractor.outbox
          WHERE topic = :topic AND due_time <= now() ORDER BY due_time LIMIT :limit FOR UPDATE SKIP LOCKED
-      ) due
-     WHERE o.topic = due.topic AND o.key = due.key
+     ))
     RETURNING o.*
 )
 """
