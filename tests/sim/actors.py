@@ -126,7 +126,7 @@ class Actors:
         since, then = dict(observer.acknowledged), self._system.database.committed
         watermark: Watermark | None = None
         try:
-            if self._world.rng.random() < 0.3:
+            if self._world.happens(self._world.shape.tokens):
                 watermark, then = await self._token(project)
                 since |= _stated(then, project)
             query = Query(project_id=str(project), text="north", mode=SearchMode.DENSE, limit=100, watermark=watermark)

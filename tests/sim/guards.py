@@ -129,6 +129,8 @@ RARE = (
     "backfill.tombstones",
     "bury.version",
     "collect.condition",
+    "epochs.names_are_unique",
+    "flight.one_statement",
     "judge.collision",
     "lease.token",
     "promote.digest",
@@ -182,7 +184,7 @@ _DAMAGED = Focus(
 )
 _EPOCHS = Focus(
     faults={**_WHOLE_STORES, "freeze": 0.9, "duplicate_frame": 0.1, "reordered_frame": 0.2},
-    shape={"operator_seconds": 1.0, "publish_seconds": 0.6},
+    shape={"operator_seconds": 1.0, "publish_seconds": 0.6, "tokens": 0.0},
 )
 
 FOCUS = {
@@ -221,6 +223,7 @@ FOCUS = {
             "birth": 0.7,
             "embed_seconds": 0.5,
             "operator_seconds": 0.7,
+            "tokens": 0.0,
         },
     ),
     "promote.settled": _EPOCHS,
@@ -228,7 +231,14 @@ FOCUS = {
     "backfill.tombstones": _EPOCHS,
     "collect.condition": Focus(
         faults={**_WHOLE_STORES, "late_write": 0.3},
-        shape={"sources": 6, "keys": 3, "publish_seconds": 1.5, "birth": 0.05, "period_seconds": 3600.0},
+        shape={
+            "sources": 6,
+            "keys": 3,
+            "publish_seconds": 1.5,
+            "birth": 0.05,
+            "period_seconds": 3600.0,
+            "tokens": 0.0,
+        },
         steps=12_000,
     ),
 }

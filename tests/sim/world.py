@@ -92,6 +92,8 @@ class Shape:
     scan_seconds: float = 0.001
     statement_seconds: float = 0.002
     embed_seconds: float = 0.01
+    tokens: float = 0.3
+    """How many of the searches come with a consistency token."""
     birth: float = 0.7
     """How likely a fact that is not there appears when its source is published."""
 
@@ -105,6 +107,7 @@ class Shape:
             period_seconds=rng.choice([4.0, 40.0, 3600.0]),
             operator_seconds=rng.choice([1.0, 6.0]),
             birth=rng.choice([0.05, 0.7]),
+            tokens=rng.choice([0.0, 0.3]),
         )
 
 
