@@ -99,7 +99,7 @@ async def _filled(extractor: Extractor, desk: Desk) -> bool:
 
 
 async def _points(qdrant: AsyncQdrantClient, prefix: str) -> list[qdrant_models.Record]:
-    records, _ = await qdrant.scroll(f"{prefix}_e1", limit=100, with_vectors=["dense"])
+    records, _ = await qdrant.scroll(prefix, limit=100, with_vectors=["dense"])
     return records
 
 
