@@ -128,7 +128,7 @@ async def _serve(
     # What is loaded by now lives as long as the process; no collection need walk through it again.
     gc.collect()
     gc.freeze()
-    # What a call leaves behind is nearly always freed by its count; looking for cycles every few calls costs 4 %.
+    # What a call leaves behind is nearly always freed by its count; looking for cycles every few calls is waste.
     gc.set_threshold(_GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
     port = await server.start()
     loops.start()
