@@ -40,8 +40,7 @@ from services.shared.telemetry.tracing import current_traceparent
 logger = structlog.stdlib.get_logger(__name__)
 
 _LEASE = timedelta(minutes=2)
-# Facts that arrive while a slice is read make its buckets differ, so a slice is what is read in a part of a second.
-_SLICE = 64
+_SLICE = 256
 _GROUP = 64
 
 
