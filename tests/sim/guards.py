@@ -230,7 +230,7 @@ FOCUS = {
     "promote.digest": _EPOCHS,
     "backfill.tombstones": _EPOCHS,
     "collect.condition": Focus(
-        faults={**_WHOLE_STORES, "late_write": 0.3},
+        faults={**_NO_FAULTS, "late_write": 0.5},
         shape={
             "sources": 6,
             "keys": 3,
@@ -239,7 +239,7 @@ FOCUS = {
             "period_seconds": 3600.0,
             "tokens": 0.0,
         },
-        steps=12_000,
+        steps=30_000,
     ),
 }
 """Circumstances for guards that rarely matter otherwise."""
