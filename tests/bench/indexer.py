@@ -38,7 +38,7 @@ from tests.integration.indexer.builders import IndexerClient
 
 MODEL = "wordllama"
 DIMENSION = 256
-COLLECTION = "facts_e1"
+COLLECTION = "facts"
 FACTS_PER_SOURCE = 100
 COMMITS_AT_ONCE = 4
 ROUNDS = 3

@@ -19,7 +19,7 @@ from services.indexer.domain.fact import FactId
 from services.indexer.domain.identity import embedding_id
 from tests.integration.indexer.processes import Process
 
-COLLECTION = "facts_e1"
+COLLECTION = "facts"
 DIMENSION = 8
 BATCH = 2000
 
@@ -118,7 +118,7 @@ class Index:
 
     def _shard(self) -> Path:
         catalog = load_catalog(self._storage / "catalog.json")
-        return self._storage / "collections" / catalog.collections[COLLECTION].directory
+        return self._storage / "collections" / catalog.collections[catalog.resolve(COLLECTION)].directory
 
 
 def _point(filling: Filling, number: int) -> edge.Point:
