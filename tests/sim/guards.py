@@ -193,6 +193,7 @@ FOCUS = {
         shape={"sources": 1, "keys": 4, "publish_seconds": 0.15, "statement_seconds": 0.02, "birth": 0.7},
     ),
     "edit.draws_under_lock": _REISSUED,
+    "token.since": Focus(shape={"tokens": 0.9, "publish_seconds": 0.15}),
     "ack.lease": _ISSUED_TWICE,
     "flight.one_statement": replace(
         _ISSUED_TWICE, shape={**_ISSUED_TWICE.shape, "publish_seconds": 1.0, "birth": 0.9, "embed_seconds": 3.0}
