@@ -60,8 +60,12 @@ async def serve(*, root: Path, host: str, port: int, stop: asyncio.Event) -> Non
                 # When a shard has failed the writes that wait for it never end.
                 await server.stop(DRAIN_SECONDS if stop.is_set() else 0)
             await registry.close()
-    except* StandInError as group:
-        raise _first(group) from group
+    except BaseExceptionGroup as group:
+        # Not `except*`: before Python 3.11.4 that puts what is raised in it into a group again.
+        ours, others = group.split(StandInError)
+        if ours is None or others is not None:
+            raise
+        raise _first(ours) from group
     finally:
         writes.shutdown(wait=False, cancel_futures=True)
         reads.shutdown(wait=False, cancel_futures=True)
