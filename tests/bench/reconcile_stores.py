@@ -20,6 +20,7 @@ from services.indexer.domain.identity import embedding_id
 from tests.integration.indexer.processes import Process
 
 COLLECTION = "facts"
+"""The alias of the epoch that is searched."""
 DIMENSION = 8
 BATCH = 2000
 
@@ -118,7 +119,7 @@ class Index:
 
     def _shard(self) -> Path:
         catalog = load_catalog(self._storage / "catalog.json")
-        return self._storage / "collections" / catalog.collections[catalog.resolve(COLLECTION)].directory
+        return self._storage / "collections" / catalog.collections[catalog.aliases[COLLECTION]].directory
 
 
 def _point(filling: Filling, number: int) -> edge.Point:
