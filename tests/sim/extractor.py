@@ -77,7 +77,14 @@ class Extractor:
             unit_of_work=unit_of_work,
             indexer=self.network,
             settle=SettleFacts(unit_of_work=unit_of_work, rng=rng),
-            settings=RelaySettings(owner=name, batch_size=5, max_in_flight=16, lease=LEASE, poll=timedelta(seconds=1)),
+            settings=RelaySettings(
+                owner=name,
+                batch_size=5,
+                max_in_flight=16,
+                lease=LEASE,
+                poll=timedelta(seconds=1),
+                send_vectors=world.shape.send_vectors,
+            ),
             rng=rng,
             metrics=Nothing(),
         )

@@ -223,6 +223,7 @@ FOCUS = {
             "publish_seconds": 1.5,
             "birth": 0.7,
             "embed_seconds": 0.5,
+            "send_vectors": False,
             "operator_seconds": 0.7,
             "tokens": 0.0,
         },

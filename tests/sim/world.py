@@ -94,6 +94,8 @@ class Shape:
     embed_seconds: float = 0.01
     tokens: float = 0.3
     """How many of the searches come with a consistency token."""
+    send_vectors: bool = True
+    """Whether relays send the vectors that are kept, so that most facts that come again are not embedded."""
     birth: float = 0.7
     """How likely a fact that is not there appears when its source is published."""
 
