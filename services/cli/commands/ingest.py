@@ -92,6 +92,7 @@ class Ingest:
             tally=self.tally,
             observe=observe,
         )
+        await follower.begin()
         async with asyncio.TaskGroup() as group:
             group.create_task(follower.run(), name="follow")
             await self._submit(paths)

@@ -27,6 +27,8 @@ POLL_SECONDS = 0.4
 STRANDED_SECONDS = 10.0
 """So long nothing may move before sources whose jobs have ended without success count as lost."""
 
+_OPEN_JOBS = (JobState.JOB_STATE_PENDING, JobState.JOB_STATE_RUNNING)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -68,7 +70,7 @@ class ChunkProgress:
 
 
 class Follower:
-    """`observe` is called a few times a second until `run` returns."""
+    """`begin` before anything is sent; then `observe` is called a few times a second until `run` returns."""
 
     def __init__(
         self, *, sources: Sources, jobs: Jobs, project_id: str, tally: Tally, observe: Callable[[Progress], None]
@@ -79,6 +81,15 @@ class Follower:
         self._tally = tally
         self._observe = observe
         self._chunks = ChunkProgress()
+        self._jobs_from = ""
+
+    async def begin(self) -> None:
+        """Notes from where on jobs are watched: one that ends before the watch has opened must not be overlooked."""
+        open_jobs = JobFilter(project_ids=[self._project_id], states=_OPEN_JOBS)
+        page = await patiently(lambda: self._jobs.page(open_jobs))
+        for job in page.jobs:
+            self._chunks.add(job)
+        self._jobs_from = page.resume_token
 
     async def run(self) -> None:
         """Returns when the tally is complete, no source of the project is open and no intent waits."""
@@ -89,7 +100,8 @@ class Follower:
                 watch.cancel()
 
     async def _watch(self) -> None:
-        async for job in self._jobs.watch(JobFilter(project_ids=[self._project_id]), patient=True):
+        watched = JobFilter(project_ids=[self._project_id])
+        async for job in self._jobs.watch(watched, resume_token=self._jobs_from, patient=True):
             self._chunks.add(job)
 
     async def _poll(self) -> None:

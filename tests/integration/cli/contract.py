@@ -60,6 +60,8 @@ class Contract:
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     drains: int = 0
     watch_tokens: list[str] = field(default_factory=list)
+    watches_open_late: bool = False
+    """Only once some job is dead."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _server: GrpcServer | None = None
 
@@ -297,6 +299,11 @@ class Scheduler(_Servicer, scheduler_service_pb2_grpc.SchedulerServiceServicer):
     async def WatchJobs(self, request, context) -> AsyncIterator[scheduler_service_pb2.WatchJobsResponse]:
         contract = self._contract
         contract.watch_tokens.append(request.resume_token)
+        if contract.watches_open_late:
+            async with contract.changed:
+                await contract.changed.wait_for(
+                    lambda: JobState.JOB_STATE_DEAD in {job.state for job in contract.events}
+                )
         position, drains = int(request.resume_token or len(contract.events)), contract.drains
         frame = scheduler_service_pb2.WatchJobsResponse
         yield frame(resume_token=str(position), opened=scheduler_service_pb2.WatchOpened())

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from pathlib import Path
 
+import pytest
 from scristill.extractor.v1.source_pb2 import SourceState
 
 from services.shared.errors import InvalidRequest, ResourceExhausted
@@ -180,9 +181,12 @@ async def test_interrupt_leaves_the_ingest_running_and_tells_the_way_back(
     assert [source.state for source in contract.sources.values()] == [SourceState.SOURCE_STATE_PENDING]
 
 
+@pytest.mark.parametrize("watch", ["in time", "late"])
 async def test_source_whose_job_died_ends_the_wait_as_failed(
-    scristill: Scristill, contract: Contract, tmp_path: Path
+    scristill: Scristill, contract: Contract, tmp_path: Path, watch: str
 ) -> None:
+    """Also when the job was dead before its watch had opened."""
+    contract.watches_open_late = watch == "late"
     docs = documents(tmp_path / "docs", a="One.", lost="TWICE")
 
     done = await scristill("ingest", docs, "--follow")
