@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -92,6 +93,7 @@ async def test_docx_headings_lists_and_tables_become_markdown(converter: Documen
 
 
 async def test_a_converter_that_dies_harms_only_its_document() -> None:
+    threads = set(threading.enumerate())
     async with DocumentConverter() as converter:
         assert await _convert(converter, b"first") == "first"
         (worker,) = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())][-1:]
@@ -102,6 +104,8 @@ async def test_a_converter_that_dies_harms_only_its_document() -> None:
         with pytest.raises(SourceUnreadable, match="crash"):
             await pending
         assert await _convert(converter, b"second") == "second"
+    # One that waits for the dead process would keep this one from ending.
+    await eventually(lambda: not [each for each in set(threading.enumerate()) - threads if "Feeder" in each.name])
 
 
 async def test_a_document_that_takes_too_long_is_given_up() -> None:

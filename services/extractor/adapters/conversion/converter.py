@@ -4,14 +4,16 @@ import asyncio
 import functools
 import multiprocessing
 import os
+import tempfile
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import connection
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Final, Self
 
 import structlog
 
@@ -46,6 +48,20 @@ def _await_end(parent: int) -> None:
     os._exit(1)
 
 
+def _stored(data: bytes) -> IO[bytes]:
+    """A file that goes when it is closed. The pool's queue is a pipe: a document larger than that, whose process dies
+    while it reads, would leave the queue's writer waiting for ever, and with it the end of this process.
+    """
+    file = tempfile.NamedTemporaryFile(prefix="scristill-document-")  # noqa: SIM115 - closed by whoever gets it
+    file.write(data)
+    file.flush()
+    return file
+
+
+def _convert(path: str, *, media_type: str, uri: str) -> formats.Outcome:
+    return formats.convert(Path(path).read_bytes(), media_type=media_type, uri=uri)
+
+
 class DocumentConverter:
     """An async context manager over the process pool."""
 
@@ -76,7 +92,8 @@ class DocumentConverter:
         pool = self._pool
         if pool is None:
             raise RuntimeError("the converter is closed")
-        call = functools.partial(formats.convert, data, media_type=media_type, uri=uri)
+        stored = await asyncio.to_thread(_stored, data)
+        call = functools.partial(_convert, stored.name, media_type=media_type, uri=uri)
         try:
             async with asyncio.timeout(self._timeout.total_seconds()):
                 outcome = await asyncio.get_running_loop().run_in_executor(pool, call)
@@ -87,6 +104,8 @@ class DocumentConverter:
             self._replace(pool)
             _log.warning("conversion.crashed", **details)
             raise SourceUnreadable("the document makes its converter crash", metadata=details) from None
+        finally:
+            stored.close()
         if outcome.problem:
             raise SourceUnreadable(outcome.problem, metadata=details)
         text = normalise(outcome.text)
