@@ -14,7 +14,11 @@ restore_command = 'false'
 recovery_target = 'immediate'
 recovery_target_action = 'promote'
 """
-STANDBY = "restore_command = 'false'"
+# Said in full: the settings of an earlier recovery stay in the cluster.
+STANDBY = """
+restore_command = 'false'
+recovery_target = ''
+"""
 
 
 async def base_copy(cluster: Postgres, target: Path) -> None:
