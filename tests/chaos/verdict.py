@@ -95,11 +95,14 @@ async def live_points(qdrant: AsyncQdrantClient, project_id: str) -> list[Point]
 
 
 async def certified(peers: Peers) -> consistency_pb.ConsistencyCertificate:
-    """Compares the stores as an operator would have it done."""
-    certificate = None
-    async for frame in peers.consistency.Reconcile(consistency_pb.ReconcileRequest(), timeout=RECONCILED_WITHIN):
-        if frame.HasField("certificate"):
-            certificate = frame.certificate
+    """Compares the stores as an operator would have it done, by a run that has begun after this call."""
+    attached, certificate = True, None
+    while attached:
+        async for frame in peers.consistency.Reconcile(consistency_pb.ReconcileRequest(), timeout=RECONCILED_WITHIN):
+            if frame.HasField("opened"):
+                attached = frame.opened.attached
+            if frame.HasField("certificate"):
+                certificate = frame.certificate
     assert certificate is not None
     return certificate
 
