@@ -102,8 +102,15 @@ types: .venv/.all ## Basedpyright, strict, on services/ and deploy/
 architecture: .venv/.all ## Import-linter: layers and independence of the services
 	@.venv/bin/lint-imports
 
+# Tests of whole stacks wait more than they compute, so they run beside the others.
+STACKS := tests/chaos tests/e2e
+
 test: lint types architecture protos-check ## Everything that CI runs: checks, unit, contract, integration, e2e
-	@$(PY) -m pytest
+	@mkdir -p .scristill; \
+	$(PY) -m pytest $(STACKS) > .scristill/test-stacks.log 2>&1 & stacks=$$!; \
+	$(PY) -m pytest $(STACKS:%=--ignore=%) && others=0 || others=$$?; \
+	wait $$stacks && stacks=0 || stacks=$$?; \
+	cat .scristill/test-stacks.log; exit $$((others | stacks))
 
 # -- long runs -----------------------------------------------------------------
 bench-scheduler: .venv/.bench ## Jobs per second and latency, beside pgqueuer, procrastinate and awa
