@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from math import floor
+from typing import TypeVar
 from uuid import UUID
 
 import orjson
@@ -32,6 +33,9 @@ from services.scheduler.domain.schedule import MissedFirePolicy, Schedule
 from services.shared import ids
 from services.shared.errors import InvalidRequest
 from services.shared.grpc.errors import to_item_failure
+
+MessageT = TypeVar("MessageT")
+ValueT = TypeVar("ValueT")
 
 _LONGEST_DELAY = timedelta(days=3650)
 _STATES = frozenset(int(state) for state in JobState)
@@ -185,7 +189,18 @@ def _ids(texts: Sequence[str], *, field: str) -> tuple[str, ...]:
         raise InvalidRequest.of(field, "must hold UUIDs") from error
 
 
-def to_renewal(renewal: worker_service_pb2.LeaseRenewal, *, field: str) -> Renewal:
+def read_each(messages: Iterable[MessageT], read: Callable[[MessageT], ValueT], *, field: str) -> list[ValueT]:
+    """What `read` makes of each. Its refusals name fields of one message; the place of that in the request is added."""
+    values: list[ValueT] = []
+    for index, message in enumerate(messages):
+        try:
+            values.append(read(message))
+        except InvalidRequest as error:
+            raise _under(f"{field}[{index}]", error) from error
+    return values
+
+
+def to_renewal(renewal: worker_service_pb2.LeaseRenewal) -> Renewal:
     progress = renewal.progress if renewal.HasField("progress") else None
     return Renewal(
         lease=to_lease(renewal.lease),
@@ -196,45 +211,35 @@ def to_renewal(renewal: worker_service_pb2.LeaseRenewal, *, field: str) -> Renew
         )
         if progress
         else None,
-        checkpoint=json_text(renewal.checkpoint, field=f"{field}.checkpoint"),
+        checkpoint=json_text(renewal.checkpoint, field="checkpoint"),
     )
 
 
-def to_completions(
-    completions: Sequence[worker_service_pb2.JobCompletion], *, specs: SpecReader, field: str
-) -> list[Completion]:
-    read: list[Completion] = []
-    for index, completion in enumerate(completions):
-        try:
-            read.append(
-                Completion(
-                    lease=to_lease(completion.lease),
-                    result=json_object(completion.result, field="result"),
-                    children=specs.read_children(completion) if completion.children else (),
-                )
-            )
-        except InvalidRequest as error:
-            raise _under(f"{field}[{index}]", error) from error
-    return read
+def to_completion(completion: worker_service_pb2.JobCompletion, *, specs: SpecReader) -> Completion:
+    return Completion(
+        lease=to_lease(completion.lease),
+        result=json_object(completion.result, field="result"),
+        children=specs.read_children(completion) if completion.children else (),
+    )
 
 
-def to_failed_attempt(attempt: worker_service_pb2.FailedAttempt, *, field: str) -> FailedAttempt:
+def to_failed_attempt(attempt: worker_service_pb2.FailedAttempt) -> FailedAttempt:
     return FailedAttempt(
         lease=to_lease(attempt.lease),
         failure=Failure(reason=min(attempt.failure.reason, 32767), message=_clean(attempt.failure.message)),
         permanent=attempt.permanent,
         retry_delay=to_delay(attempt.retry_delay) if attempt.HasField("retry_delay") else None,
-        gate_until_time=_to_time(attempt.gate_until_time, field=f"{field}.gate_until_time")
+        gate_until_time=_to_time(attempt.gate_until_time, field="gate_until_time")
         if attempt.HasField("gate_until_time")
         else None,
     )
 
 
-def to_release(release: worker_service_pb2.JobRelease, *, field: str) -> Release:
+def to_release(release: worker_service_pb2.JobRelease) -> Release:
     return Release(
         lease=to_lease(release.lease),
         delay=to_delay(release.delay),
-        checkpoint=json_text(release.checkpoint, field=f"{field}.checkpoint"),
+        checkpoint=json_text(release.checkpoint, field="checkpoint"),
     )
 
 

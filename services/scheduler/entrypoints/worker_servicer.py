@@ -1,6 +1,7 @@
 """`WorkerService`: the stream that hands jobs out, and the batches that report on them."""
 
 from datetime import timedelta
+from functools import partial
 
 from scristill.scheduler.v1 import worker_service_pb2 as pb
 from scristill.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
@@ -76,35 +77,28 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
 
     async def RenewLeases(self, request: pb.RenewLeasesRequest, context: Context) -> pb.RenewLeasesResponse:
         with self._dispatcher.call_of(request.worker_id):
-            renewals = [
-                mapping.to_renewal(renewal, field=f"renewals[{index}]")
-                for index, renewal in enumerate(request.renewals)
-            ]
+            renewals = mapping.read_each(request.renewals, mapping.to_renewal, field="renewals")
             renewed = await self._work.renew(renewals)
             return pb.RenewLeasesResponse(directives=[mapping.from_renewed(each) for each in renewed])
 
     async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Context) -> pb.CompleteJobsResponse:
         with self._dispatcher.call_of(request.worker_id):
             specs = mapping.SpecReader(new_id=self._new_id, traceparent=tracing.current_traceparent())
-            completions = mapping.to_completions(request.completions, specs=specs, field="completions")
+            completions = mapping.read_each(
+                request.completions, partial(mapping.to_completion, specs=specs), field="completions"
+            )
             settled = await self._work.complete(completions)
             return pb.CompleteJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
 
     async def FailJobs(self, request: pb.FailJobsRequest, context: Context) -> pb.FailJobsResponse:
         with self._dispatcher.call_of(request.worker_id):
-            attempts = [
-                mapping.to_failed_attempt(attempt, field=f"attempts[{index}]")
-                for index, attempt in enumerate(request.attempts)
-            ]
+            attempts = mapping.read_each(request.attempts, mapping.to_failed_attempt, field="attempts")
             settled = await self._work.fail(attempts)
             return pb.FailJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
 
     async def ReleaseJobs(self, request: pb.ReleaseJobsRequest, context: Context) -> pb.ReleaseJobsResponse:
         with self._dispatcher.call_of(request.worker_id):
-            releases = [
-                mapping.to_release(release, field=f"releases[{index}]")
-                for index, release in enumerate(request.releases)
-            ]
+            releases = mapping.read_each(request.releases, mapping.to_release, field="releases")
             settled = await self._work.release(releases)
             return pb.ReleaseJobsResponse(outcomes=[mapping.from_settled(each) for each in settled])
 

@@ -8,10 +8,10 @@ from services.scheduler.adapters.postgres.session import Connection, Session
 _AHEAD = 3
 _NAME = "ended_jobs_%Y%m%d_%H%M"
 
-# One replica at a time; the others come back later.
 # Traffic queues up behind whoever waits for a lock on the whole table.
 BE_QUICK = "SET LOCAL lock_timeout = '2s'"
 
+# One replica at a time; the others come back later.
 TRY_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('scristill.scheduler.partitions', 0))"
 
 EXISTING = """
