@@ -45,22 +45,19 @@ async def test_qdrant_answers_with_timeouts_whose_write_did_land(scene: Scene) -
 
 
 async def test_qdrant_killed_in_mid_batch(scene: Scene) -> None:
-    qdrant = scene.machine["qdrant"]
-    async with scene.load():
-        for _ in range(scene.form.repeats):
-            await scene.library.add(6)
-            await scene.indexes(10)
-            await qdrant.restart()
-    await scene.check()
+    await _killed_under_load(scene, "qdrant")
 
 
 async def test_indexer_killed_in_mid_stream(scene: Scene) -> None:
-    indexer = scene.machine["indexer"]
+    await _killed_under_load(scene, "indexer")
+
+
+async def _killed_under_load(scene: Scene, name: str) -> None:
     async with scene.load():
         for _ in range(scene.form.repeats):
             await scene.library.add(6)
             await scene.indexes(10)
-            await indexer.restart()
+            await scene.machine[name].restart()
     await scene.check()
 
 

@@ -36,9 +36,5 @@ def read_token(token: str) -> Watermark:
     raise _malformed()
 
 
-def write_token(watermark: Watermark) -> str:
-    return f"{_FORMAT}.{watermark.marker}.{watermark.version}"
-
-
 def _malformed() -> InvalidRequest:
     return InvalidRequest.of("consistency_token", "is not a token of the extractor")

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from uuid import UUID
 
 import grpc
 import grpc.aio
@@ -9,8 +10,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from scristill.indexer.v1 import fact_pb2, search_service_pb2
 
-from services.indexer.domain.consistency import Watermark, write_token
-from services.indexer.domain.fact import FactId
+from services.extractor.domain.token import write_token
 from tests.integration.indexer.builders import PROJECT, IndexerClient, delete, fact_id, new_id, upsert
 
 HYBRID = search_service_pb2.SEARCH_MODE_HYBRID
@@ -214,7 +214,7 @@ async def test_query_of_stop_words_only_has_no_words_to_match(client: IndexerCli
 
 
 def token(marker: str, version: int) -> str:
-    return write_token(Watermark(marker=FactId(marker), version=version))
+    return write_token(marker=UUID(marker), version=version)
 
 
 async def test_search_waits_for_the_writes_that_its_token_stands_for(client: IndexerClient) -> None:
