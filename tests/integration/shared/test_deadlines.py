@@ -28,7 +28,8 @@ async def test_server_sees_the_default_timeout_of_the_channel(serve: Serve):
     running = await serve(servicers.scheduler(servicers.UnaryUnary(recording(seen))), default_timeout=7.0)
     await SchedulerServiceStub(running.channel).GetJob(servicers.job_request())
 
-    assert 6 < seen[0] <= 7
+    # On the wire a timeout is rounded up, at this size to tens of milliseconds.
+    assert 6 < seen[0] < 7.1
 
 
 async def test_outgoing_call_inherits_what_is_left_of_the_incoming_one(serve: Serve):
