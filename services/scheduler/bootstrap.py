@@ -26,7 +26,6 @@ from services.scheduler.entrypoints.worker_servicer import WorkerServicer
 from services.scheduler.settings import SchedulerSettings
 from services.shared.checks import Check
 from services.shared.database.engine import POOL_WAIT_SECONDS, Database, pool_size
-from services.shared.database.failures import postgres_outage
 from services.shared.database.health import database_check
 from services.shared.database.migrations import Migrations
 from services.shared.grpc.server import Registration, register
@@ -84,7 +83,6 @@ async def bootstrap(settings: SchedulerSettings, runtime: Runtime) -> AsyncGener
                 registrations=_registrations(settings, runtime, stores, application),
                 loops=_loops(settings, stores, application),
                 capabilities=CAPABILITIES,
-                outages=[postgres_outage],
             )
     finally:
         await session.close()

@@ -12,8 +12,6 @@ from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
-import structlog
-
 from services.scheduler.application.lease_stream import LeaseStream
 from services.scheduler.application.ports import (
     Assignment,
@@ -25,6 +23,7 @@ from services.scheduler.application.ports import (
     ReadyJobs,
     Settlement,
 )
+from services.scheduler.application.rounds import Failures
 from services.scheduler.application.telemetry import SchedulerMetrics
 from services.scheduler.domain.job import JobSpec, LeaseRef, Release
 from services.scheduler.domain.limits import KeyShut
@@ -34,15 +33,12 @@ from services.shared.clock import Clock
 from services.shared.errors import Unavailable
 from services.shared.lifecycle import Drain
 
-logger = structlog.stdlib.get_logger(__name__)
-
 CLAIM_LIMIT = 500
 HEAD_LIMIT = 1000
 
 _CONCURRENT_CLAIMS = 2
 # After a claim of several jobs the next one waits this long for more room, unless it is full already.
 _SPACING_SECONDS = 0.004
-_PAUSE_AFTER_FAILURE = 0.2
 _OPEN_WITHIN_SECONDS = 5.0
 
 
@@ -80,6 +76,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._claims = asyncio.Semaphore(_CONCURRENT_CLAIMS)
         self._next_claim = 0.0
+        self._failed_claims, self._failed_loads = Failures("claim"), Failures("load")
+        self._failed_returns = Failures("give back")
         self._reopening: dict[str, asyncio.TimerHandle] = {}
         self._capped: set[str] = set()
 
@@ -364,11 +362,12 @@ class Dispatcher:
                 ],
                 accept_timeout=self._accept_timeout,
             )
-        except Exception:
-            logger.exception("claim_failed", jobs=len(assigned))
-            await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+        except Exception as error:  # noqa: BLE001 - what was not claimed is proposed again, whatever the reason
+            await asyncio.sleep(self._failed_claims.add(error))
             self._index.push(entry for _, entry in assigned)
             claimed = Claimed(leased=())
+        else:
+            self._failed_claims.end()
         finally:
             self._claims.release()
             for stream, _ in assigned:
@@ -400,9 +399,10 @@ class Dispatcher:
             settlement = await self._leases.release(
                 [Release(lease=lease, delay=timedelta(), checkpoint="") for lease in leases]
             )
-        except Exception:
-            logger.exception("give_back_failed", jobs=len(leases))
+        except Exception as error:  # noqa: BLE001 - their leases run out instead
+            self._failed_returns.add(error)
         else:
+            self._failed_returns.end()
             self.settled(settlement)
 
     async def _load(self) -> None:
@@ -418,11 +418,12 @@ class Dispatcher:
                 await self._load_heads(unknown)
             for request in list(self._index.page_requests(types)):
                 await self._load_page(request)
-        except Exception:
-            logger.exception("load_failed")
+        except Exception as error:  # noqa: BLE001 - what was not loaded is asked for again, whatever the reason
             self._loaded.clear()
-            await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+            await asyncio.sleep(self._failed_loads.add(error))
             self._wake.set()
+        else:
+            self._failed_loads.end()
 
     async def _load_heads(self, types: Sequence[str]) -> None:
         heads = await self._ready.heads(types, limit=HEAD_LIMIT)

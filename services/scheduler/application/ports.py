@@ -26,10 +26,14 @@ from services.scheduler.domain.job import (
 from services.scheduler.domain.limits import KeyShut
 from services.scheduler.domain.ready_index import Entry, PageRequest
 from services.scheduler.domain.schedule import Schedule
-from services.shared.errors import ServiceError
+from services.shared.errors import ServiceError, Unavailable
 
 RAN_OUT = -1
 """In place of a state in the change log: the lease ran out. What the job became of that follows in the same row."""
+
+
+class StoreAway(Unavailable):
+    """Raised by every method while the store cannot be reached; its adapter logs that, and the return, once."""
 
 
 class Creation(IntEnum):

@@ -4,14 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-import structlog
-
 from services.scheduler.application.ports import DurationStats, QueueStats, Statistics
+from services.scheduler.application.rounds import rounds
 from services.scheduler.application.telemetry import SchedulerMetrics
 from services.shared.clock import Clock
-from services.shared.lifecycle import wait_for_event
-
-logger = structlog.stdlib.get_logger(__name__)
 
 DEFAULT_WINDOW = timedelta(hours=1)
 
@@ -51,11 +47,10 @@ class QueueStatistics:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keeps the gauges up to date."""
-        while not stop.is_set():
-            try:
-                queues, durations = await self.get((), by_project=False, window=_METRICS_WINDOW)
-                self._metrics.show_queues(queues)
-                self._metrics.show_durations(durations)
-            except Exception:
-                logger.exception("statistics_failed")
-            await wait_for_event(stop, self._interval)
+        await rounds(self._show, name="statistics", stop=stop)
+
+    async def _show(self) -> float:
+        queues, durations = await self.get((), by_project=False, window=_METRICS_WINDOW)
+        self._metrics.show_queues(queues)
+        self._metrics.show_durations(durations)
+        return self._interval

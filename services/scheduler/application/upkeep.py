@@ -10,15 +10,14 @@ import structlog
 
 from services.scheduler.application.dispatcher import Dispatcher
 from services.scheduler.application.ports import RAN_OUT, ChangeLog, Controls, JobLeases, ReadyJobs, Schedules, Upkeep
+from services.scheduler.application.rounds import rounds
 from services.scheduler.application.signals import Signals
 from services.scheduler.application.telemetry import SchedulerMetrics
 from services.scheduler.domain.job import JobState
-from services.shared.lifecycle import wait_for_event
 
 logger = structlog.stdlib.get_logger(__name__)
 
 _BATCH = 500
-_FAILURE_PAUSE = 0.5
 
 
 class Sweeper:
@@ -40,17 +39,7 @@ class Sweeper:
         self._longest_sleep = longest_sleep.total_seconds()
 
     async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            self._signals.expiring.clear()
-            pause = await self._pause()
-            await _first_of(stop, self._signals.expiring, seconds=pause)
-
-    async def _pause(self) -> float:
-        try:
-            return await self.sweep()
-        except Exception:
-            logger.exception("sweep_failed")
-            return _FAILURE_PAUSE
+        await rounds(self.sweep, name="sweep", stop=stop, wake=self._signals.expiring)
 
     async def sweep(self) -> float:
         """Expires every lease that has run out. Returns the seconds until the next one may."""
@@ -77,16 +66,11 @@ class Promoter:
         self._signals = signals
 
     async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            self._signals.delayed.clear()
-            await _first_of(stop, self._signals.delayed, seconds=await self._pause())
+        await rounds(self.promote, name="promotion", stop=stop, wake=self._signals.delayed)
 
-    async def _pause(self) -> float:
-        try:
-            entries, wait = await self._ready.promote_due(limit=_BATCH)
-        except Exception:
-            logger.exception("promotion_failed")
-            return _FAILURE_PAUSE
+    async def promote(self) -> float:
+        """Returns the seconds until the next job may be due."""
+        entries, wait = await self._ready.promote_due(limit=_BATCH)
         self._dispatcher.offer(entries)
         if len(entries) >= _BATCH:
             return 0.0
@@ -107,14 +91,9 @@ class ForeignChanges:
         self._position: int | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            try:
-                await self.follow()
-            except Exception:
-                logger.exception("foreign_changes_failed")
-            await wait_for_event(stop, self._interval)
+        await rounds(self.follow, name="foreign changes", stop=stop)
 
-    async def follow(self) -> None:
+    async def follow(self) -> float:
         if self._position is None:
             self._position = await self._log.position()
             self._dispatcher.follow()
@@ -135,6 +114,7 @@ class ForeignChanges:
             await self._take_back(over, ran_out=ran_out)
             await self._offer(ready)
             self._position, full = changes.next_position, changes.full
+        return self._interval
 
     async def _take_back(self, job_ids: set[str], *, ran_out: set[str]) -> None:
         """Leases that ended elsewhere. A job may have been leased here since, so that the store is asked which hold."""
@@ -169,19 +149,15 @@ class Steerer:
         self._round = 0
 
     async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            try:
-                await self.refresh()
-            except Exception:
-                logger.exception("steering_failed")
-            await wait_for_event(stop, self._interval)
+        await rounds(self.refresh, name="steering", stop=stop)
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> float:
         steering = await self._controls.steering()
         self._dispatcher.steer(paused=steering.paused_types, weights=steering.weights)
         self._round += 1
         if self._round % self._rounds_per_rescan == 0:
             self._dispatcher.rescan()
+        return self._interval
 
 
 class Firer:
@@ -194,15 +170,14 @@ class Firer:
         self._interval = interval.total_seconds()
 
     async def run(self, stop: asyncio.Event) -> None:
-        while not await wait_for_event(stop, self._interval):
-            try:
-                ready = await self._schedules.fire()
-            except Exception:
-                logger.exception("firing_failed")
-                continue
-            if ready:
-                self._dispatcher.offer(ready)
-                self._signals.changed.set()
+        await rounds(self.fire, name="schedules", stop=stop)
+
+    async def fire(self) -> float:
+        ready = await self._schedules.fire()
+        if ready:
+            self._dispatcher.offer(ready)
+            self._signals.changed.set()
+        return self._interval
 
 
 class Housekeeper:
@@ -213,26 +188,12 @@ class Housekeeper:
         self._interval = interval.total_seconds()
 
     async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            try:
-                await self.tidy()
-            except Exception:
-                logger.exception("housekeeping_failed")
-            await wait_for_event(stop, self._interval)
+        await rounds(self.tidy, name="housekeeping", stop=stop)
 
-    async def tidy(self) -> None:
+    async def tidy(self) -> float:
         await self._upkeep.prepare_partitions()
         dropped = await self._upkeep.drop_old_partitions()
         if dropped:
             logger.info("partitions_dropped", partitions=dropped)
         await self._upkeep.trim_changes()
-
-
-async def _first_of(*events: asyncio.Event, seconds: float) -> None:
-    """Waits until one of the events is set, at most so long."""
-    waits = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
+        return self._interval

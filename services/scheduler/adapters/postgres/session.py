@@ -13,13 +13,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from datetime import timedelta
 from typing import Any, Protocol
 
+import structlog
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.scheduler.application.ports import StoreAway
 from services.shared.database.engine import Database
-from services.shared.database.failures import is_connection_lost
+from services.shared.database.failures import is_connection_lost, postgres_outage
 from services.shared.errors import ResourceExhausted, ServiceError
 from services.shared.telemetry.metrics import Metrics
+
+logger = structlog.stdlib.get_logger(__name__)
 
 # asyncpg ships no types; a record reads by position and by name.
 Row = Any
@@ -57,7 +61,8 @@ class Session:
 
     A hot statement takes less time than a trip through the pool, so a connection stays
     here once it was opened. At most `concurrency` are in use at once; whoever waits
-    longer than `patience` gets RESOURCE_EXHAUSTED.
+    longer than `patience` gets RESOURCE_EXHAUSTED. While the server cannot be reached,
+    statements raise `StoreAway`; one that it gave up without fault of ours, `Unavailable`.
     """
 
     def __init__(self, database: Database, *, concurrency: int, patience: timedelta, metrics: Metrics) -> None:
@@ -65,6 +70,7 @@ class Session:
         self._concurrency = concurrency
         self._patience = patience.total_seconds()
         self._metrics = _SessionMetrics(metrics)
+        self._reach = _Reach(metrics)
         self._slots = asyncio.Semaphore(concurrency)
         self._idle: list[_Kept] = []
         event.listen(database.engine.sync_engine, "connect", _configure)
@@ -96,6 +102,14 @@ class Session:
                 await self._put_back(kept, broken=not _is_refusal(error) or kept.connection.is_closed())
                 raise
             await self._put_back(kept, broken=False)
+            self._reach.answered()
+        except Exception as error:
+            if is_connection_lost(error):
+                raise self._reach.lost(error) from error
+            known = postgres_outage(error)
+            if known is None:
+                raise
+            raise known from error
         finally:
             self._metrics.in_use.dec()
             self._slots.release()
@@ -121,7 +135,11 @@ class Session:
             if not kept.connection.is_closed():
                 return kept
             await kept.discard()
-        return await _Kept.open(self._database)
+        try:
+            return await _Kept.open(self._database)
+        except OSError as error:
+            # Refused, but also no route, no such host, no answer in time.
+            raise self._reach.lost(error) from error
 
     async def _put_back(self, kept: "_Kept", *, broken: bool) -> None:
         if broken:
@@ -140,13 +158,13 @@ class _Kept:
 
     @classmethod
     async def open(cls, database: Database) -> "_Kept":
-        stack = AsyncExitStack()
-        pooled = await stack.enter_async_context(database.connect())
-        connection = await _driver(pooled)
-        if connection.is_closed():
-            await pooled.invalidate()
+        async with AsyncExitStack() as stack:
+            pooled = await stack.enter_async_context(database.connect())
             connection = await _driver(pooled)
-        return cls(stack, pooled, connection)
+            if connection.is_closed():
+                await pooled.invalidate()
+                connection = await _driver(pooled)
+            return cls(stack.pop_all(), pooled, connection)
 
     async def discard(self) -> None:
         await self._pooled.invalidate()
@@ -164,6 +182,30 @@ class _SessionMetrics:
         self.exhausted = metrics.counter(
             "scristill_scheduler_sql_exhausted_total", "Statements that gave up waiting for a connection."
         )
+
+
+class _Reach:
+    """Says once that the server is away and once that it is back, however many statements find out."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._away_since: float | None = None
+        self._away = metrics.gauge(
+            "scristill_scheduler_database_away", "1 from a lost connection to the next answer.", mode="livemax"
+        )
+
+    def lost(self, error: Exception) -> StoreAway:
+        """Returns what to raise."""
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._away.set(1)
+            logger.warning("database_away", error=str(error) or type(error).__name__)
+        return StoreAway.of("postgresql")
+
+    def answered(self) -> None:
+        if self._away_since is not None:
+            logger.info("database_back", away_seconds=round(time.monotonic() - self._away_since, 3))
+            self._away_since = None
+            self._away.set(0)
 
 
 def _is_refusal(error: BaseException) -> bool:
