@@ -24,7 +24,7 @@ from scristill.scheduler.v1.worker_service_pb2_grpc import WorkerServiceStub
 from services.shared import deadlines
 from services.shared.errors import Reason, RemoteError
 from services.shared.grpc.errors import remote_errors
-from services.shared.lifecycle import Drain
+from services.shared.lifecycle import Drain, wait_for_event
 from services.shared.retry import Backoff
 from services.shared.telemetry import tracing
 from services.shared.worker.heartbeat import Heartbeat
@@ -39,7 +39,8 @@ Report = Callable[[], Awaitable[pb.JobOutcome]]
 
 _MAX_MESSAGE_BYTES = 2000
 _CREATE_TIMEOUT = 30.0
-_LAST_FRAME_TIMEOUT = 2.0
+_STOP_TIMEOUT = 2.0
+_LAST_FRAME_SECONDS = 0.1
 _LOST_DELAY = timedelta(seconds=1)
 _NO_TYPE = "worker.draining"
 _RECONNECT = Backoff(initial=timedelta(milliseconds=100), maximum=timedelta(seconds=3))
@@ -74,7 +75,7 @@ class Worker:
         self._heartbeat = Heartbeat(stub=self._work, worker_id=self.worker_id, jobs=self._jobs.values)
         self._reports = Reports(stub=self._work, worker_id=self.worker_id, rng=self._rng)
         self._idle = asyncio.Event()
-        self._draining = False
+        self._draining = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -97,18 +98,27 @@ class Worker:
         A second stream of the same worker replaces the first, which then delivers what
         was sent and ends with its last frame; what arrives now is given back at once.
         """
-        self._draining = True
+        self._draining.set()
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT):
+                while not stream.done():
+                    await self._replace(stream)
+        except TimeoutError:
+            logger.warning("lease_stream_cut", jobs_held=len(self._jobs))
+        finally:
+            stream.cancel()
+
+    async def _replace(self, stream: asyncio.Task[None]) -> None:
+        """One try: calls go round the replicas, and only the one that holds the stream can end it."""
         replacement = self._work.LeaseJobs(
             pb.LeaseJobsRequest(worker_id=self.worker_id, types=[_NO_TYPE], max_in_flight=1)
         )
         try:
-            async with asyncio.timeout(_LAST_FRAME_TIMEOUT):
-                await replacement.read()
-                await asyncio.wait([stream])
-        except (grpc.aio.AioRpcError, TimeoutError):
-            logger.warning("lease_stream_cut", jobs_held=len(self._jobs))
+            await replacement.read()
+        except grpc.aio.AioRpcError as error:
+            logger.info("lease_stream_not_replaced", code=error.code().name)
         finally:
-            stream.cancel()
+            await asyncio.wait([stream], timeout=_LAST_FRAME_SECONDS)
             replacement.cancel()
 
     async def _finish(self) -> None:
@@ -124,7 +134,7 @@ class Worker:
 
     async def _stream(self, handlers: asyncio.TaskGroup) -> None:
         failures = 0
-        while not self._draining:
+        while not self._draining.is_set():
             try:
                 delay = await self._read_stream(handlers)
                 failures = 0
@@ -134,7 +144,7 @@ class Worker:
                 self._heartbeat.accept_again()
                 code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "EOF"
                 logger.warning("lease_stream_broken", code=code, failures=failures, jobs_held=len(self._jobs))
-            await asyncio.sleep(delay.total_seconds())
+            await wait_for_event(self._draining, delay.total_seconds())
 
     async def _read_stream(self, handlers: asyncio.TaskGroup) -> timedelta:
         """Starts what arrives until the last frame. Returns when to open the next stream."""
@@ -184,8 +194,10 @@ class Worker:
 
     async def _attempt(self, job: Job) -> Report | None:
         """Runs the handler. Returns how to report what came of it; None when there is nobody to tell."""
+        if self._draining.is_set():
+            return self._release(job)
         try:
-            done = await self._run_handler(job) if not self._draining else None
+            done = await self._run_handler(job)
         except asyncio.CancelledError:
             if job.interruption is None:
                 raise
@@ -196,8 +208,6 @@ class Worker:
             return self._release(job, delay=_LOST_DELAY)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises ends its attempt, and is logged there
             return self._failed(job, error)
-        if done is None and self._draining:
-            return self._release(job)
         return self._completed(job, done or Done())
 
     def _completed(self, job: Job, done: Done) -> Report:

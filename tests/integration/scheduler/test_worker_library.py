@@ -4,11 +4,13 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+import structlog
 from scristill.scheduler.v1 import job_pb2
 from scristill.scheduler.v1 import scheduler_service_pb2 as jobs_pb
 
+from services.shared.grpc.channel import connect
 from services.shared.lifecycle import Drain
-from services.shared.worker import ChildJob, Done, Fail, LeaseIsLost, Retry, Snooze, Worker
+from services.shared.worker import ChildJob, Done, Fail, Job, LeaseIsLost, Retry, Snooze, Worker
 from tests.integration.scheduler import builders, harness
 from tests.support.waiting import eventually
 
@@ -37,6 +39,10 @@ async def start(scheduler):
     yield start
     for each in running:
         await each.stop()
+
+
+async def finish(_job: Job) -> None:
+    return
 
 
 async def ended(scheduler, job_id: str) -> job_pb2.Job:
@@ -231,6 +237,38 @@ async def test_drained_worker_gives_jobs_back_without_an_attempt(scheduler, star
         leased = await stream.take(20)
     assert sorted(job.lease.job_id for job in leased) == sorted(created)
     assert '{"page":3}' in {job.checkpoint for job in leased}
+
+
+async def test_handler_that_ends_during_the_drain_has_done_its_job(scheduler, start):
+    started, finish = asyncio.Event(), asyncio.Event()
+
+    async def work(_job):
+        started.set()
+        await finish.wait()
+
+    running = start({"extract": work})
+    [job_id] = await builders.create(scheduler)
+    await started.wait()
+    running.drain.start()
+    finish.set()
+
+    assert (await ended(scheduler, job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_drained_worker_ends_its_stream_whichever_replica_that_is_at(migrated_database):
+    """A stream that is cut instead loses the jobs that are on their way, until their leases run out."""
+    url = await migrated_database("scheduler", harness.migrate)
+    async with harness.replica(url) as first, harness.replica(url) as second, harness.client(second.address) as client:
+        with structlog.testing.capture_logs() as lines:
+            async with connect(f"ipv4:{first.address},{second.address}") as channel:
+                for jobs in (1, 2, 3, 4):
+                    # As many calls lie between the opening of the stream and the drain.
+                    running = Running(Worker(channel, handlers={"extract": finish}, concurrency=1))
+                    for job_id in await builders.create(client, jobs):
+                        await ended(client, job_id)
+                    await running.stop()
+
+    assert "lease_stream_cut" not in {line["event"] for line in lines}
 
 
 async def test_worker_survives_the_drain_of_its_replica(migrated_database):
