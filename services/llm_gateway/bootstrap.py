@@ -35,6 +35,7 @@ from services.llm_gateway.application.generation import Generation
 from services.llm_gateway.application.generations import Generations
 from services.llm_gateway.application.ports import EmbeddingProvider, GenerationProvider
 from services.llm_gateway.application.retrying import Retries
+from services.llm_gateway.application.scopes import DeleteScopes
 from services.llm_gateway.domain.calls import GenerateCall
 from services.llm_gateway.entrypoints.queue_reporter import QueueReporter
 from services.llm_gateway.entrypoints.servicer import LlmGatewayServicer
@@ -85,6 +86,7 @@ async def bootstrap(settings: LlmGatewaySettings, runtime: Runtime) -> AsyncGene
             watch_capacity=WatchCapacity(catalogue=catalogue, clock=runtime.clock),
             ledger=stores.ledger,
             dead_letters=DeadLetters(store=stores.dead_letters, start=generations.start_detached),
+            delete_scopes=DeleteScopes(results=stores.results, dead_letters=stores.dead_letters),
             drain=runtime.drain,
             clock=runtime.clock,
         )
@@ -96,7 +98,13 @@ async def bootstrap(settings: LlmGatewaySettings, runtime: Runtime) -> AsyncGene
                 Loop(name="usage-ledger", run=stores.ledger.run),
                 Loop(name="queue-reporter", run=QueueReporter(catalogue, runtime.metrics).run),
             ],
-            capabilities=["capacity.watch", "dead_letters.replay", "generate.detach", "generate.resume"],
+            capabilities=[
+                "capacity.watch",
+                "dead_letters.replay",
+                "generate.detach",
+                "generate.resume",
+                "results.delete",
+            ],
             outages=[connection.classify],
         )
 
@@ -107,13 +115,16 @@ async def _stores(settings: LlmGatewaySettings, runtime: Runtime, stack: AsyncEx
     stack.push_async_callback(redis.aclose)
     scripts = Scripts(await stack.enter_async_context(Line(redis)))
     tail = StreamTail(redis)
+    keep, lease = timedelta(hours=settings.result_hours), timedelta(seconds=settings.lease_seconds)
+    longest = timedelta(seconds=settings.generation_seconds)
     return _Stores(
         tail=tail,
         results=RedisResults(
             scripts=scripts,
             tail=tail,
-            keep=timedelta(hours=settings.result_hours),
-            lease=timedelta(seconds=settings.lease_seconds),
+            keep=keep,
+            lease=lease,
+            longest=longest,
         ),
         ledger=RedisLedger(client=redis, clock=runtime.clock),
         dead_letters=RedisDeadLetters(
@@ -121,6 +132,7 @@ async def _stores(settings: LlmGatewaySettings, runtime: Runtime, stack: AsyncEx
             scripts=scripts,
             keep=timedelta(days=settings.dead_letter_days),
             limit=settings.dead_letter_limit,
+            tombstone=max(keep, longest + lease),
         ),
     )
 

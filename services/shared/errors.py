@@ -91,6 +91,7 @@ class Reason(IntEnum):
     STALLED_TOO_OFTEN = 30
     ATTEMPTS_EXHAUSTED = 31
     NOT_GROUNDED = 32
+    SCOPE_DELETED = 33
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

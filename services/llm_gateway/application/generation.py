@@ -120,7 +120,10 @@ class Generation:
             logger.warning("release_failed", request_id=self.call.request_id, reason=error.reason.name)
 
     async def _step(self) -> None:
-        claim = await self._store.claim(self.call.request_id, fingerprint=self.call.fingerprint, owner=self._owner)
+        call = self.call
+        claim = await self._store.claim(
+            call.request_id, fingerprint=call.fingerprint, owner=self._owner, scope=call.scope
+        )
         self.log.restarted = self.log.restarted or claim.fence > 1
         match claim:
             case Claimed():

@@ -151,8 +151,12 @@ class ResultStore(Protocol):
         """The position after everything that is there already."""
         ...
 
-    async def claim(self, request_id: str, *, fingerprint: str, owner: str) -> Claimed | RunningElsewhere | Stored:
-        """`owner` holds the claim or follows the run. Raises `RequestIdReused` for another payload than before."""
+    async def claim(
+        self, request_id: str, *, fingerprint: str, owner: str, scope: str = ""
+    ) -> Claimed | RunningElsewhere | Stored:
+        """`owner` holds the claim or follows the run. Raises `RequestIdReused` for another payload than before, and
+        `ScopeDeleted`.
+        """
         ...
 
     async def append(self, request_id: str, *, fence: int, number: int, records: Sequence[Record]) -> bool:
@@ -173,6 +177,13 @@ class ResultStore(Protocol):
 
     async def leave(self, request_id: str, *, owner: str) -> None:
         """`owner` follows no longer. The last to leave a run that its own callers have left asks to cancel it."""
+        ...
+
+    async def delete_scope(self, scope: str) -> int:
+        """Removes all of the scope's calls; their runs lose their fence, and `claim` refuses them.
+
+        Returns how many of all calls that were ever removed so had a result, whole or partial.
+        """
         ...
 
     def follow(self, request_id: str, *, position: str) -> AsyncGenerator[Sequence[Record]]:
@@ -201,7 +212,7 @@ class DeadLetterPage:
 
 class DeadLetterStore(Protocol):
     async def put(self, letter: DeadLetter) -> None:
-        """Keeps the letter; of one with the same request id the attempts are taken over."""
+        """Keeps the letter, with the attempts of one with the same request id; not when its scope was deleted."""
         ...
 
     async def get(self, request_ids: Sequence[str]) -> dict[str, DeadLetter]: ...
@@ -212,6 +223,10 @@ class DeadLetterStore(Protocol):
 
     async def delete(self, request_ids: Sequence[str]) -> int:
         """How many of them existed."""
+        ...
+
+    async def delete_scope(self, scope: str) -> int:
+        """Removes the letters of the scope, and keeps no more of them. Returns how many were ever removed so."""
         ...
 
 

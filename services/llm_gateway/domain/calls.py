@@ -68,7 +68,10 @@ class JsonSchema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateCall:
-    """`fingerprint` is equal for equal payloads; the id and how long the caller waits are no part of it."""
+    """`fingerprint` is equal for equal payloads; the id and how long the caller waits are no part of it.
+
+    `scope` owns the result, and can have it deleted; empty: nobody can.
+    """
 
     request_id: str
     project_id: str
@@ -78,6 +81,7 @@ class GenerateCall:
     sampling: Sampling | None = None
     output_format: JsonSchema | None = None
     priority: int = 0
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Errors that callers see:
     ├── ModelNotFound          NOT_FOUND            MODEL_NOT_FOUND
     ├── ProviderRefused        FAILED_PRECONDITION  PROVIDER_REFUSED
     ├── OutputInvalid          FAILED_PRECONDITION  OUTPUT_INVALID
+    ├── ScopeDeleted           FAILED_PRECONDITION  SCOPE_DELETED
     ├── ProviderUnavailable    UNAVAILABLE          PROVIDER_UNAVAILABLE
     └── TextEmpty              INVALID_ARGUMENT     TEXT_EMPTY
 
@@ -42,6 +43,14 @@ class OutputInvalid(PreconditionFailed):
             f"the output does not match the schema {schema} at {path or '/'}",
             metadata={"schema": schema, "path": path or "/"},
         )
+
+
+class ScopeDeleted(PreconditionFailed):
+    reason = Reason.SCOPE_DELETED
+
+    @classmethod
+    def of(cls, scope: str) -> "ScopeDeleted":
+        return cls(f"the scope {scope} was deleted, with all its results", metadata={"scope": scope})
 
 
 class ProviderUnavailable(Unavailable):

@@ -12,6 +12,7 @@ from scristill.llm_gateway.v1 import model_call_pb2 as call_pb
 from services.llm_gateway.application.capacity import Capacity
 from services.llm_gateway.application.catalogue import Offer
 from services.llm_gateway.application.embed import Embedded
+from services.llm_gateway.application.scopes import DeletedScope
 from services.llm_gateway.domain.calls import (
     ChatMessage,
     Document,
@@ -62,6 +63,7 @@ def generate_call(request: pb.GenerateRequest) -> GenerateCall:
         if request.output_format.HasField("json_schema")
         else None,
         priority=request.priority,
+        scope=request.scope,
         fingerprint=_fingerprint(request),
     )
 
@@ -84,7 +86,7 @@ def _prompt(prompt: call_pb.Prompt) -> Prompt:
 
 
 def _fingerprint(request: pb.GenerateRequest) -> str:
-    """Of what is asked and who pays; not of priority, resumption and detachment, which a repetition may change."""
+    """Of what is asked, who pays and who owns it. Priority, resumption and detachment may change in a repetition."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (
         request.project_id.encode(),
@@ -92,6 +94,8 @@ def _fingerprint(request: pb.GenerateRequest) -> str:
         request.prompt.SerializeToString(deterministic=True),
         request.sampling.SerializeToString(deterministic=True),
         request.output_format.SerializeToString(deterministic=True),
+        # Calls without a scope keep the fingerprint that they had before there were scopes.
+        *([request.scope.encode()] if request.scope else ()),
     ):
         digest.update(len(part).to_bytes(8))
         digest.update(part)
@@ -185,6 +189,15 @@ def capacity(found: Capacity) -> pb.WatchCapacityResponse:
     return pb.WatchCapacityResponse(capacity=message)
 
 
+def scope_deletion(deleted: DeletedScope) -> pb.CachedResultsDeletion:
+    return pb.CachedResultsDeletion(
+        scope=deleted.scope,
+        result_count=deleted.result_count,
+        dead_letter_count=deleted.dead_letter_count,
+        failure=to_item_failure(deleted.failure) if deleted.failure else None,
+    )
+
+
 def usage_row(row: UsageRow) -> pb.UsageRow:
     return pb.UsageRow(
         project_id=row.project_id, model=row.model, request_count=row.requests, usage=token_usage(row.usage)
@@ -202,6 +215,7 @@ def dead_letter(letter: DeadLetter) -> call_pb.DeadLetter:
         reason=_reason(letter.reason),
         fail_time=_timestamp(letter.fail_time),
         usage=token_usage(letter.usage),
+        scope=call.scope,
     )
     if call.sampling is not None:
         message.sampling.temperature = call.sampling.temperature

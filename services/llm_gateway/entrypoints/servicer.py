@@ -13,6 +13,7 @@ from services.llm_gateway.application.dead_letters import DeadLetters
 from services.llm_gateway.application.embed import Embed
 from services.llm_gateway.application.generations import Generations
 from services.llm_gateway.application.ports import UsageLedger
+from services.llm_gateway.application.scopes import DeleteScopes
 from services.llm_gateway.entrypoints import mapping
 from services.shared import deadlines, paging
 from services.shared.clock import Clock
@@ -35,6 +36,7 @@ class LlmGatewayServicer(pb_grpc.LlmGatewayServiceServicer):
         watch_capacity: WatchCapacity,
         ledger: UsageLedger,
         dead_letters: DeadLetters,
+        delete_scopes: DeleteScopes,
         drain: Drain,
         clock: Clock,
     ) -> None:
@@ -44,6 +46,7 @@ class LlmGatewayServicer(pb_grpc.LlmGatewayServiceServicer):
         self._watch_capacity = watch_capacity
         self._ledger = ledger
         self._dead_letters = dead_letters
+        self._delete_scopes = delete_scopes
         self._drain = drain
         self._clock = clock
 
@@ -129,6 +132,12 @@ class LlmGatewayServicer(pb_grpc.LlmGatewayServiceServicer):
         return pb.DeleteDeadLettersResponse(
             deleted_count=await self._dead_letters.delete(mapping.request_ids(request.request_ids))
         )
+
+    async def DeleteCachedResults(
+        self, request: pb.DeleteCachedResultsRequest, context: Context
+    ) -> pb.DeleteCachedResultsResponse:
+        deleted = await self._delete_scopes(request.scopes)
+        return pb.DeleteCachedResultsResponse(results=[mapping.scope_deletion(each) for each in deleted])
 
     def _deadline(self) -> float | None:
         remaining = deadlines.remaining()

@@ -41,7 +41,11 @@ async def store(valkey_url: str) -> AsyncIterator[RedisResults]:
         stop = asyncio.Event()
         running = asyncio.create_task(tail.run(stop))
         yield RedisResults(
-            scripts=Scripts(line), tail=tail, keep=timedelta(seconds=60), lease=timedelta(milliseconds=300)
+            scripts=Scripts(line),
+            tail=tail,
+            keep=timedelta(seconds=60),
+            lease=timedelta(milliseconds=300),
+            longest=timedelta(seconds=5),
         )
         stop.set()
         await running
@@ -209,7 +213,13 @@ async def test_everything_of_a_call_expires(store: RedisResults, valkey_url: str
 async def test_store_that_is_away_is_unavailable() -> None:
     async with connection.connect("redis://127.0.0.1:1/0") as client, Line(client) as line:
         tail = StreamTail(client)
-        store = RedisResults(scripts=Scripts(line), tail=tail, keep=timedelta(seconds=1), lease=timedelta(seconds=1))
+        store = RedisResults(
+            scripts=Scripts(line),
+            tail=tail,
+            keep=timedelta(seconds=1),
+            lease=timedelta(seconds=1),
+            longest=timedelta(seconds=1),
+        )
 
         with pytest.raises(Unavailable) as raised:
             await claim(store, "a")

@@ -45,6 +45,7 @@ IDEMPOTENT_BY_NATURE = {
     "LlmGatewayService.Embed": "has no effect but usage",
     "LlmGatewayService.ReplayDeadLetters": "results are stored under the old request id",
     "LlmGatewayService.DeleteDeadLetters": "deletes by id",
+    "LlmGatewayService.DeleteCachedResults": "deletes by scope, and a deleted scope never comes back",
     "WorkerService.LeaseJobs": "a stream is repeated before its first frame only",
     "WorkerService.RenewLeases": "fenced",
     "WorkerService.CompleteJobs": "fenced",

@@ -2,7 +2,8 @@
 
 Index entries are `milliseconds:request id`, all of score 0, so that a page is a range of
 them and starts exactly after the last one. Old letters expire; beyond the limit the oldest
-go first. All keys share one hash tag.
+go first. Letters of a scope are deleted together, and no more are taken of it then. All keys
+share one hash tag.
 """
 
 import zlib
@@ -34,11 +35,13 @@ _INDEX = b"scristill:llm:{dead}:index"
 
 
 class RedisDeadLetters:
-    def __init__(self, *, client: Redis, scripts: Scripts, keep: timedelta, limit: int) -> None:
+    def __init__(self, *, client: Redis, scripts: Scripts, keep: timedelta, limit: int, tombstone: timedelta) -> None:
+        """`tombstone` is how long a scope stays deleted."""
         self._client = client
         self._scripts = scripts
         self._keep = round(keep.total_seconds() * 1000)
         self._limit = limit
+        self._tombstone = round(tombstone.total_seconds() * 1000)
 
     async def put(self, letter: DeadLetter) -> None:
         """A letter with the same request id takes over the attempts of the one before."""
@@ -46,11 +49,13 @@ class RedisDeadLetters:
         attempts = (*before.attempts, *letter.attempts) if before else letter.attempts
         usage = before.usage + letter.usage if before else letter.usage
         body = zlib.compress(orjson.dumps(asdict(letter) | {"attempts": attempts, "usage": usage}))
-        entry = f"{letter.fail_time.timestamp() * 1000:013.0f}:{letter.call.request_id}"
+        call = letter.call
+        entry = f"{letter.fail_time.timestamp() * 1000:013.0f}:{call.request_id}"
+        keys = [_letter(call.request_id), _INDEX, _project(call.project_id)]
         await self._scripts.run(
             "bury",
-            keys=[_letter(letter.call.request_id), _INDEX, _project(letter.call.project_id)],
-            args=[entry, body, self._keep, self._limit, _letter("")],
+            keys=[*keys, *_scope(call.scope)] if call.scope else keys,
+            args=[entry, body, self._keep, self._limit, _letter(""), call.request_id],
         )
 
     async def get(self, request_ids: Sequence[str]) -> dict[str, DeadLetter]:
@@ -79,8 +84,13 @@ class RedisDeadLetters:
     async def delete(self, request_ids: Sequence[str]) -> int:
         deleted = 0
         for request_id in request_ids:
-            deleted += int(await self._scripts.run("unbury", keys=[_letter(request_id), _INDEX]))
+            deleted += int(await self._scripts.run("unbury", keys=[_letter(request_id), _INDEX], args=[request_id]))
         return deleted
+
+    async def delete_scope(self, scope: str) -> int:
+        return await self._scripts.run(
+            "unbury_scope", keys=[*_scope(scope), _INDEX], args=[self._tombstone, _letter("")]
+        )
 
 
 def _letter(request_id: str) -> bytes:
@@ -89,6 +99,12 @@ def _letter(request_id: str) -> bytes:
 
 def _project(project_id: str) -> bytes:
     return b"scristill:llm:{dead}:project:%b" % project_id.encode()
+
+
+def _scope(scope: str) -> tuple[bytes, bytes]:
+    """The letters of the scope, and its tombstone."""
+    prefix = b"scristill:llm:{dead}:scope:%b" % scope.encode()
+    return prefix + b":letters", prefix + b":gone"
 
 
 def _loaded(body: bytes) -> DeadLetter:

@@ -5,6 +5,9 @@ local owner, fingerprint, lease, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local known = redis.call('HMGET', call, 'fingerprint', 'status', 'fence', 'until', 'from', 'attempts', 'owner')
+if known[2] == 'deleted' then
+  return {'deleted'}
+end
 if known[1] and known[1] ~= fingerprint then
   return {'reused'}
 end

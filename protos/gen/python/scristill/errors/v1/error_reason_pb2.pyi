@@ -235,6 +235,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "NOT_GROUNDED", "domain": "scristill.dev",
          "metadata": {"group": "facts", "field": "object"}}
     """
+    ERROR_REASON_SCOPE_DELETED: _ErrorReason.ValueType  # 33
+    """The scope of the model call was deleted, with all its results.
+    FAILED_PRECONDITION.
+
+        {"reason": "SCOPE_DELETED", "domain": "scristill.dev",
+         "metadata": {"scope": "source/0190…"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason that a Scristill RPC can fail for.
@@ -458,5 +465,12 @@ of a dropped or marked value, never of a call.
 
     {"reason": "NOT_GROUNDED", "domain": "scristill.dev",
      "metadata": {"group": "facts", "field": "object"}}
+"""
+ERROR_REASON_SCOPE_DELETED: ErrorReason.ValueType  # 33
+"""The scope of the model call was deleted, with all its results.
+FAILED_PRECONDITION.
+
+    {"reason": "SCOPE_DELETED", "domain": "scristill.dev",
+     "metadata": {"scope": "source/0190…"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -434,6 +434,8 @@ class DeletionCertificate(_message.Message):
     CACHED_RESULT_COUNT_FIELD_NUMBER: _builtins.int
     REMAINING_POINT_COUNT_FIELD_NUMBER: _builtins.int
     FACT_DIGEST_FIELD_NUMBER: _builtins.int
+    GATEWAY_RESULT_COUNT_FIELD_NUMBER: _builtins.int
+    GATEWAY_DEAD_LETTER_COUNT_FIELD_NUMBER: _builtins.int
     fact_count: _builtins.int
     """Facts removed from PostgreSQL."""
     chunk_count: _builtins.int
@@ -441,11 +443,15 @@ class DeletionCertificate(_message.Message):
     point_count: _builtins.int
     """Points that the index has replaced by tombstones."""
     cached_result_count: _builtins.int
-    """Stored model results removed."""
+    """Model results removed from PostgreSQL, where they were kept with chunks."""
     remaining_point_count: _builtins.int
     """Live points of the source that the index still finds; 0."""
     fact_digest: _builtins.bytes
     """SHA-256 over the sorted ids of the removed facts, 32 bytes."""
+    gateway_result_count: _builtins.int
+    """Model calls whose result, whole or partial, was removed from the gateway."""
+    gateway_dead_letter_count: _builtins.int
+    """Failed model calls removed from the gateway's dead letters."""
     def __init__(
         self,
         *,
@@ -455,10 +461,12 @@ class DeletionCertificate(_message.Message):
         cached_result_count: _builtins.int = ...,
         remaining_point_count: _builtins.int = ...,
         fact_digest: _builtins.bytes = ...,
+        gateway_result_count: _builtins.int = ...,
+        gateway_dead_letter_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_result_count", b"cached_result_count", "chunk_count", b"chunk_count", "fact_count", b"fact_count", "fact_digest", b"fact_digest", "point_count", b"point_count", "remaining_point_count", b"remaining_point_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_result_count", b"cached_result_count", "chunk_count", b"chunk_count", "fact_count", b"fact_count", "fact_digest", b"fact_digest", "gateway_dead_letter_count", b"gateway_dead_letter_count", "gateway_result_count", b"gateway_result_count", "point_count", b"point_count", "remaining_point_count", b"remaining_point_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

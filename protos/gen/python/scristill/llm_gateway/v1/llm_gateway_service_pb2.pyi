@@ -37,6 +37,7 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     RESUME_AFTER_SEQ_FIELD_NUMBER: _builtins.int
     DETACH_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID that makes the call idempotent. Required: a paid call must be
     repeatable.
@@ -51,6 +52,12 @@ class GenerateRequest(_message.Message):
     """Continue after this delta of the same `request_id`. 0: from the start."""
     detach: _builtins.bool
     """Let the call to the provider go on when the caller goes away."""
+    scope: _builtins.str
+    """Owner of the result, by whom it can be deleted (`DeleteCachedResults`), for
+    example `source/0190…`. Opaque, and part of what `request_id` stands for:
+    the same id with another scope is REQUEST_ID_REUSED. Must not be used again
+    once it was deleted. Empty: the result can only expire.
+    """
     @_builtins.property
     def prompt(self) -> _model_call_pb2.Prompt:
         """What to ask. Required."""
@@ -75,10 +82,11 @@ class GenerateRequest(_message.Message):
         priority: _builtins.int = ...,
         resume_after_seq: _builtins.int = ...,
         detach: _builtins.bool = ...,
+        scope: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["output_format", b"output_format", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "model", b"model", "output_format", b"output_format", "priority", b"priority", "project_id", b"project_id", "prompt", b"prompt", "request_id", b"request_id", "resume_after_seq", b"resume_after_seq", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "model", b"model", "output_format", b"output_format", "priority", b"priority", "project_id", b"project_id", "prompt", b"prompt", "request_id", b"request_id", "resume_after_seq", b"resume_after_seq", "sampling", b"sampling", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -848,3 +856,87 @@ class DeleteDeadLettersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDeadLettersResponse: _TypeAlias = DeleteDeadLettersResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCachedResultsRequest(_message.Message):
+    """Request of `DeleteCachedResults`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes to delete, as given in `GenerateRequest.scope`. Required."""
+
+    def __init__(
+        self,
+        *,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCachedResultsRequest: _TypeAlias = DeleteCachedResultsRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCachedResultsResponse(_message.Message):
+    """Response of `DeleteCachedResults`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CachedResultsDeletion]:
+        """One per scope, in the same order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___CachedResultsDeletion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCachedResultsResponse: _TypeAlias = DeleteCachedResultsResponse  # noqa: Y015
+
+@_typing.final
+class CachedResultsDeletion(_message.Message):
+    """What became of the deletion of one scope."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    RESULT_COUNT_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_COUNT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    """The scope."""
+    result_count: _builtins.int
+    """Calls whose result, whole or partial, was removed."""
+    dead_letter_count: _builtins.int
+    """Dead letters removed."""
+    @_builtins.property
+    def failure(self) -> _item_failure_pb2.ItemFailure:
+        """Why something may be left; unset when nothing is."""
+
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        result_count: _builtins.int = ...,
+        dead_letter_count: _builtins.int = ...,
+        failure: _item_failure_pb2.ItemFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letter_count", b"dead_letter_count", "failure", b"failure", "result_count", b"result_count", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CachedResultsDeletion: _TypeAlias = CachedResultsDeletion  # noqa: Y015

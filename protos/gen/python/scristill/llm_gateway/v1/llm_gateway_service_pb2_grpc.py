@@ -76,6 +76,11 @@ class LlmGatewayServiceStub:
                 request_serializer=scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteDeadLettersRequest.SerializeToString,
                 response_deserializer=scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteDeadLettersResponse.FromString,
                 _registered_method=True)
+        self.DeleteCachedResults = channel.unary_unary(
+                '/scristill.llm_gateway.v1.LlmGatewayService/DeleteCachedResults',
+                request_serializer=scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteCachedResultsRequest.SerializeToString,
+                response_deserializer=scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteCachedResultsResponse.FromString,
+                _registered_method=True)
 
 
 class LlmGatewayServiceServicer:
@@ -101,7 +106,7 @@ class LlmGatewayServiceServicer:
 
         Errors: MODEL_NOT_FOUND (NOT_FOUND); CAPACITY_EXHAUSTED (RESOURCE_EXHAUSTED,
         with RetryInfo); DEADLINE_UNREACHABLE; PROVIDER_REFUSED, OUTPUT_INVALID
-        (FAILED_PRECONDITION); PROVIDER_UNAVAILABLE (UNAVAILABLE);
+        SCOPE_DELETED (FAILED_PRECONDITION); PROVIDER_UNAVAILABLE (UNAVAILABLE);
         REQUEST_ID_REUSED (INVALID_ARGUMENT).
 
         Authorization: role `model_caller`. Retry: UNAVAILABLE, with the same
@@ -183,6 +188,27 @@ class LlmGatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteCachedResults(self, request, context):
+        """Removes what the gateway keeps of the calls of scopes: their results, whole
+        or partial, and their dead letters with the prompts in them.
+
+        A scope that was deleted stays so for as long as results are kept: calls
+        that still run are stopped within seconds and store nothing, and `Generate`
+        refuses the scope with SCOPE_DELETED. What callers were sent before is not
+        called back, and the usage that was counted stays.
+
+        Each scope succeeds or fails for itself. Idempotent: the counts are those
+        of all deletions of the scope so far, not of this one.
+
+        Item failures: DEPENDENCY_UNAVAILABLE (UNAVAILABLE); the scope is then
+        partly deleted, and the call is to be repeated.
+
+        Authorization: role `model_caller`. Retry: UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LlmGatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -225,6 +251,11 @@ def add_LlmGatewayServiceServicer_to_server(servicer, server):
                     servicer.DeleteDeadLetters,
                     request_deserializer=scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteDeadLettersRequest.FromString,
                     response_serializer=scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteDeadLettersResponse.SerializeToString,
+            ),
+            'DeleteCachedResults': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCachedResults,
+                    request_deserializer=scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteCachedResultsRequest.FromString,
+                    response_serializer=scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteCachedResultsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -445,6 +476,33 @@ class LlmGatewayService:
             '/scristill.llm_gateway.v1.LlmGatewayService/DeleteDeadLetters',
             scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteDeadLettersRequest.SerializeToString,
             scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCachedResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/scristill.llm_gateway.v1.LlmGatewayService/DeleteCachedResults',
+            scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteCachedResultsRequest.SerializeToString,
+            scristill_dot_llm__gateway_dot_v1_dot_llm__gateway__service__pb2.DeleteCachedResultsResponse.FromString,
             options,
             channel_credentials,
             insecure,

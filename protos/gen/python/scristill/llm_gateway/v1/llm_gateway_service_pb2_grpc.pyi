@@ -53,7 +53,7 @@ class LlmGatewayServiceStub:
 
     Errors: MODEL_NOT_FOUND (NOT_FOUND); CAPACITY_EXHAUSTED (RESOURCE_EXHAUSTED,
     with RetryInfo); DEADLINE_UNREACHABLE; PROVIDER_REFUSED, OUTPUT_INVALID
-    (FAILED_PRECONDITION); PROVIDER_UNAVAILABLE (UNAVAILABLE);
+    SCOPE_DELETED (FAILED_PRECONDITION); PROVIDER_UNAVAILABLE (UNAVAILABLE);
     REQUEST_ID_REUSED (INVALID_ARGUMENT).
 
     Authorization: role `model_caller`. Retry: UNAVAILABLE, with the same
@@ -103,6 +103,23 @@ class LlmGatewayServiceStub:
 
     Authorization: role `operator`. Retry: UNAVAILABLE.
     """
+    DeleteCachedResults: _grpc.UnaryUnaryMultiCallable[_llm_gateway_service_pb2.DeleteCachedResultsRequest, _llm_gateway_service_pb2.DeleteCachedResultsResponse]
+    """Removes what the gateway keeps of the calls of scopes: their results, whole
+    or partial, and their dead letters with the prompts in them.
+
+    A scope that was deleted stays so for as long as results are kept: calls
+    that still run are stopped within seconds and store nothing, and `Generate`
+    refuses the scope with SCOPE_DELETED. What callers were sent before is not
+    called back, and the usage that was counted stays.
+
+    Each scope succeeds or fails for itself. Idempotent: the counts are those
+    of all deletions of the scope so far, not of this one.
+
+    Item failures: DEPENDENCY_UNAVAILABLE (UNAVAILABLE); the scope is then
+    partly deleted, and the call is to be repeated.
+
+    Authorization: role `model_caller`. Retry: UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class LlmGatewayServiceAsyncStub(LlmGatewayServiceStub):
@@ -129,7 +146,7 @@ class LlmGatewayServiceAsyncStub(LlmGatewayServiceStub):
 
     Errors: MODEL_NOT_FOUND (NOT_FOUND); CAPACITY_EXHAUSTED (RESOURCE_EXHAUSTED,
     with RetryInfo); DEADLINE_UNREACHABLE; PROVIDER_REFUSED, OUTPUT_INVALID
-    (FAILED_PRECONDITION); PROVIDER_UNAVAILABLE (UNAVAILABLE);
+    SCOPE_DELETED (FAILED_PRECONDITION); PROVIDER_UNAVAILABLE (UNAVAILABLE);
     REQUEST_ID_REUSED (INVALID_ARGUMENT).
 
     Authorization: role `model_caller`. Retry: UNAVAILABLE, with the same
@@ -179,6 +196,23 @@ class LlmGatewayServiceAsyncStub(LlmGatewayServiceStub):
 
     Authorization: role `operator`. Retry: UNAVAILABLE.
     """
+    DeleteCachedResults: _aio.UnaryUnaryMultiCallable[_llm_gateway_service_pb2.DeleteCachedResultsRequest, _llm_gateway_service_pb2.DeleteCachedResultsResponse]  # type: ignore[assignment]
+    """Removes what the gateway keeps of the calls of scopes: their results, whole
+    or partial, and their dead letters with the prompts in them.
+
+    A scope that was deleted stays so for as long as results are kept: calls
+    that still run are stopped within seconds and store nothing, and `Generate`
+    refuses the scope with SCOPE_DELETED. What callers were sent before is not
+    called back, and the usage that was counted stays.
+
+    Each scope succeeds or fails for itself. Idempotent: the counts are those
+    of all deletions of the scope so far, not of this one.
+
+    Item failures: DEPENDENCY_UNAVAILABLE (UNAVAILABLE); the scope is then
+    partly deleted, and the call is to be repeated.
+
+    Authorization: role `model_caller`. Retry: UNAVAILABLE.
+    """
 
 class LlmGatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     """Every model call of the suite: one place that admits, limits, retries and
@@ -208,7 +242,7 @@ class LlmGatewayServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: MODEL_NOT_FOUND (NOT_FOUND); CAPACITY_EXHAUSTED (RESOURCE_EXHAUSTED,
         with RetryInfo); DEADLINE_UNREACHABLE; PROVIDER_REFUSED, OUTPUT_INVALID
-        (FAILED_PRECONDITION); PROVIDER_UNAVAILABLE (UNAVAILABLE);
+        SCOPE_DELETED (FAILED_PRECONDITION); PROVIDER_UNAVAILABLE (UNAVAILABLE);
         REQUEST_ID_REUSED (INVALID_ARGUMENT).
 
         Authorization: role `model_caller`. Retry: UNAVAILABLE, with the same
@@ -299,6 +333,29 @@ class LlmGatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes dead letters. Deleting one that does not exist succeeds.
 
         Authorization: role `operator`. Retry: UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteCachedResults(
+        self,
+        request: _llm_gateway_service_pb2.DeleteCachedResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_llm_gateway_service_pb2.DeleteCachedResultsResponse, _abc.Awaitable[_llm_gateway_service_pb2.DeleteCachedResultsResponse]]:
+        """Removes what the gateway keeps of the calls of scopes: their results, whole
+        or partial, and their dead letters with the prompts in them.
+
+        A scope that was deleted stays so for as long as results are kept: calls
+        that still run are stopped within seconds and store nothing, and `Generate`
+        refuses the scope with SCOPE_DELETED. What callers were sent before is not
+        called back, and the usage that was counted stays.
+
+        Each scope succeeds or fails for itself. Idempotent: the counts are those
+        of all deletions of the scope so far, not of this one.
+
+        Item failures: DEPENDENCY_UNAVAILABLE (UNAVAILABLE); the scope is then
+        partly deleted, and the call is to be repeated.
+
+        Authorization: role `model_caller`. Retry: UNAVAILABLE.
         """
 
 def add_LlmGatewayServiceServicer_to_server(servicer: LlmGatewayServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -375,6 +375,7 @@ class DeadLetter(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     FAIL_TIME_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Identity of the dead letter: the `request_id` of the request."""
     project_id: _builtins.str
@@ -383,6 +384,8 @@ class DeadLetter(_message.Message):
     """Model that was asked for."""
     reason: _error_reason_pb2.ErrorReason.ValueType
     """Why the request ended."""
+    scope: _builtins.str
+    """Scope of the request; empty if it had none."""
     @_builtins.property
     def prompt(self) -> Global___Prompt:
         """The prompt, whole."""
@@ -420,10 +423,11 @@ class DeadLetter(_message.Message):
         reason: _error_reason_pb2.ErrorReason.ValueType = ...,
         fail_time: _timestamp_pb2.Timestamp | None = ...,
         usage: Global___TokenUsage | None = ...,
+        scope: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fail_time", b"fail_time", "output_format", b"output_format", "prompt", b"prompt", "sampling", b"sampling", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "fail_time", b"fail_time", "model", b"model", "output_format", b"output_format", "project_id", b"project_id", "prompt", b"prompt", "reason", b"reason", "request_id", b"request_id", "sampling", b"sampling", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "fail_time", b"fail_time", "model", b"model", "output_format", b"output_format", "project_id", b"project_id", "prompt", b"prompt", "reason", b"reason", "request_id", b"request_id", "sampling", b"sampling", "scope", b"scope", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
