@@ -18,17 +18,18 @@ from scristill.extractor.v1 import (
 
 from services.extractor.adapters.clients.index_audit import IndexAuditClient
 from services.extractor.adapters.clients.indexer import IndexerClient
-from services.extractor.adapters.clients.llm_gateway import GatewayModel
+from services.extractor.adapters.clients.llm_gateway import GatewayCache, GatewayModel
 from services.extractor.adapters.clients.scheduler import EXTRACT, SchedulerClient
 from services.extractor.adapters.conversion.converter import DocumentConverter
 from services.extractor.adapters.postgres.unit_of_work import ExtractorUnitOfWork
 from services.extractor.application.ask import AskModel
 from services.extractor.application.certify import CertifyDeletion
+from services.extractor.application.deliveries import CacheDelivery, JobDelivery
 from services.extractor.application.extract import ExtractSource
 from services.extractor.application.extractions import ExtractionQueries, OutboxControl
 from services.extractor.application.fact_relay import FactRelay, RelaySettings
 from services.extractor.application.follow import FollowRun
-from services.extractor.application.job_relay import JobRelay
+from services.extractor.application.intent_relay import IntentRelay
 from services.extractor.application.ports import Converter, UnitOfWork, Wake
 from services.extractor.application.projects import ProjectCommands, ProjectQueries
 from services.extractor.application.publish import PublishVersion
@@ -37,6 +38,7 @@ from services.extractor.application.settle import SettleFacts
 from services.extractor.application.sources import SourceCommands, SourceLimits, SourceQueries
 from services.extractor.application.stranded import StrandedVersions
 from services.extractor.domain.outbox import Topic
+from services.extractor.domain.peers import is_final
 from services.extractor.entrypoints.backlog import BacklogMonitor
 from services.extractor.entrypoints.consistency_servicer import ConsistencyServicer
 from services.extractor.entrypoints.extract_jobs import ExtractJobs
@@ -95,10 +97,11 @@ async def bootstrap(settings: ExtractorSettings, runtime: Runtime) -> AsyncGener
 
         index = IndexAuditClient(parts.indexer)
         reconciliation = _reconciliation(parts, index, wake)
-        jobs, facts = _job_relay(parts), _fact_relay(parts)
-        wakers |= {Topic.JOB: jobs.wake, Topic.FACT: facts.wake}
+        jobs, results, facts = _job_relay(parts), _cache_relay(parts), _fact_relay(parts)
+        wakers |= {Topic.JOB: jobs.wake, Topic.CACHE: results.wake, Topic.FACT: facts.wake}
         loops: dict[str, Callable[[asyncio.Event], Awaitable[None]]] = {
             "job-relay": jobs.run,
+            "cache-relay": results.run,
             "fact-relay": facts.run,
             "worker": _until_drained(_worker(parts, wake), runtime.drain),
             "stranded": _stranded(parts, wake).run,
@@ -141,10 +144,24 @@ async def _open(stack: AsyncExitStack, settings: ExtractorSettings, runtime: Run
     )
 
 
-def _job_relay(parts: _Parts) -> JobRelay:
-    return JobRelay(
+def _job_relay(parts: _Parts) -> IntentRelay:
+    return IntentRelay(
+        topic=Topic.JOB,
+        deliver=JobDelivery(SchedulerClient(parts.scheduler)),
+        is_final=is_final,
         unit_of_work=parts.unit_of_work,
-        scheduler=SchedulerClient(parts.scheduler),
+        settings=_relay_settings(parts),
+        rng=parts.rng,
+    )
+
+
+def _cache_relay(parts: _Parts) -> IntentRelay:
+    return IntentRelay(
+        topic=Topic.CACHE,
+        deliver=CacheDelivery(GatewayCache(parts.gateway)),
+        # A deletion is never given up, whatever the gateway says of it.
+        is_final=lambda _: False,
+        unit_of_work=parts.unit_of_work,
         settings=_relay_settings(parts),
         rng=parts.rng,
     )
@@ -256,7 +273,7 @@ def _registrations(
             limits=SourceLimits(call=settings.max_call_bytes, source=settings.max_source_bytes),
         ),
         queries=sources,
-        certify=CertifyDeletion(unit_of_work=unit_of_work, index=index, wake=wake),
+        certify=CertifyDeletion(unit_of_work=unit_of_work, cache=GatewayCache(parts.gateway), index=index, wake=wake),
         max_upload_bytes=settings.max_source_bytes,
         upload_concurrency=settings.upload_concurrency,
     )

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from scristill.extractor.v1 import source_service_pb2
+
 from tests.support.command import ROOT, Scristill
 from tests.support.invariants import Peers, check_at_rest
 
@@ -56,4 +58,25 @@ async def test_a_new_version_replaces_the_old_facts(scristill: Scristill, peers:
     assert "Bergen" not in statements
     (rest,) = [source async for source in peers.list_sources(project_id)]
     assert rest.visible_version == rest.version == 2
+    await check_at_rest(peers, project_id)
+
+
+async def test_a_deleted_source_is_gone_from_every_store(scristill: Scristill, peers: Peers, tmp_path: Path) -> None:
+    project_id = await _project(scristill, "deleted")
+    page = tmp_path / "a.md"
+    page.write_text("The steamer Concordia was built in Bergen in 1907. Captain Holm commanded the Concordia.\n")
+    await scristill.answer("ingest", page, "--project", "deleted", "--follow")
+    await check_at_rest(peers, project_id)
+    (source,) = [source async for source in peers.list_sources(project_id)]
+
+    request = source_service_pb2.DeleteSourceRequest(source_id=source.source_id, certify=True)
+    certificate = (await peers.sources.DeleteSource(request, timeout=30)).certificate
+
+    assert certificate.fact_count == certificate.point_count == source.extraction_count
+    assert certificate.chunk_count == certificate.gateway_result_count == 1
+    assert certificate.remaining_point_count == 0
+
+    await scristill.answer("ingest", page, "--project", "deleted", "--follow")
+    (again,) = [source async for source in peers.list_sources(project_id)]
+    assert (again.source_id, again.extraction_count) == (source.source_id, source.extraction_count)
     await check_at_rest(peers, project_id)

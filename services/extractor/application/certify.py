@@ -1,4 +1,4 @@
-"""Deletion of a source with proof: nothing of it is left in PostgreSQL, and the index holds only tombstones."""
+"""Deletion of a source with proof: PostgreSQL and the gateway have nothing of it, the index only tombstones."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from hashlib import sha256
 from uuid import UUID
 
-from services.extractor.application.ports import IndexAudit, UnitOfWork, Wake
+import structlog
+
+from services.extractor.application.ports import ForgottenResults, IndexAudit, ResultCache, UnitOfWork, Wake
 from services.extractor.application.sources import delete_source
 from services.extractor.domain.outbox import Topic
 from services.extractor.domain.reconciliation import bucket_of
+from services.shared.errors import RemoteError
+
+logger = structlog.stdlib.get_logger(__name__)
 
 _LOOK_SECONDS = 0.1
+_FORGET_AGAIN_SECONDS = 0.5
 _BUCKETS_TOGETHER = 256
 _SERVING = 0
 
@@ -24,6 +30,7 @@ class DeletionCertificate:
     chunk_count: int
     point_count: int
     cached_result_count: int
+    forgotten: ForgottenResults
     remaining_point_count: int
     fact_digest: bytes
     token: str
@@ -31,13 +38,14 @@ class DeletionCertificate:
 
 
 class CertifyDeletion:
-    def __init__(self, *, unit_of_work: UnitOfWork, index: IndexAudit, wake: Wake) -> None:
+    def __init__(self, *, unit_of_work: UnitOfWork, cache: ResultCache, index: IndexAudit, wake: Wake) -> None:
         self._unit_of_work = unit_of_work
+        self._cache = cache
         self._index = index
         self._wake = wake
 
     async def __call__(self, source_id: UUID) -> DeletionCertificate:
-        """Deletes the source at once, then waits until the index has acknowledged every tombstone.
+        """Deletes the source at once, then waits until gateway and index have nothing of it.
 
         The wait ends with the deadline of the caller; what was deleted stays deleted.
         """
@@ -46,8 +54,9 @@ class CertifyDeletion:
             fact_ids = await repositories.facts.ids(source_id)
             chunk_count, result_count = await repositories.sources.count_chunks(source_id)
             deleted = await delete_source(repositories, source_id)
-        self._wake(Topic.FACT)
-        self._wake(Topic.JOB)
+        for topic in Topic:
+            self._wake(topic)
+        forgotten = await self._forgotten(deleted.scopes)
         await self._acknowledged(fact_ids)
         tombstones, remaining = await self._look(source_id, fact_ids)
         return DeletionCertificate(
@@ -55,10 +64,30 @@ class CertifyDeletion:
             chunk_count=chunk_count,
             point_count=tombstones,
             cached_result_count=result_count,
+            forgotten=forgotten,
             remaining_point_count=remaining,
             fact_digest=sha256(b"".join(fact_id.bytes for fact_id in fact_ids)).digest(),
             token=deleted.token,
         )
+
+    async def _forgotten(self, scopes: Sequence[str]) -> ForgottenResults:
+        """Asks by itself, beside the outbox, because the answer holds the counts."""
+        if not scopes:
+            return ForgottenResults(result_count=0, dead_letter_count=0)
+        while True:
+            try:
+                answers = await self._cache.forget(scopes)
+            except RemoteError as error:
+                answers = [error]
+            failures = [answer for answer in answers if isinstance(answer, RemoteError)]
+            if not failures:
+                forgotten = [answer for answer in answers if isinstance(answer, ForgottenResults)]
+                return ForgottenResults(
+                    result_count=sum(each.result_count for each in forgotten),
+                    dead_letter_count=sum(each.dead_letter_count for each in forgotten),
+                )
+            logger.info("certificate_waits_for_the_gateway", error=str(failures[0]))
+            await asyncio.sleep(_FORGET_AGAIN_SECONDS)
 
     async def _acknowledged(self, fact_ids: Sequence[UUID]) -> None:
         while fact_ids:

@@ -26,12 +26,15 @@ from services.extractor.domain.grounding import ground
 from services.extractor.domain.project import Project
 from services.extractor.domain.source import MAX_TITLE, Ending, SourceState, SourceVersion, VersionRef, title_from_uri
 from services.shared.batching import Batcher
-from services.shared.errors import Unavailable
+from services.shared.errors import Reason, Unavailable
 from services.shared.telemetry.metrics import Metrics
 
 logger = structlog.stdlib.get_logger(__name__)
 
 _SAVE_TOGETHER = 64
+
+# What was kept of the source under this incarnation was deleted; the next attempt goes on under another one.
+_REFUSED = Reason.SCOPE_DELETED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +47,10 @@ class _Work:
     output_schema: str
 
     def request(self, chunk: ChunkRow) -> ModelRequest:
-        source_id = self.version.ref.source_id
+        incarnation = self.version.incarnation
         return ModelRequest(
-            call_id=identity.model_call_id(source_id, chunk.content_hash, self.project.question),
+            call_id=identity.model_call_id(incarnation, chunk.content_hash, self.project.question),
+            scope=identity.result_scope(self.version.ref.source_id, incarnation),
             project_id=self.project.project_id,
             model=self.project.model,
             instructions=self.instructions,
@@ -181,7 +185,15 @@ class ExtractSource:
                     tasks.create_task(self._one(work, chunk, saver, done), name=f"chunk:{chunk.index}")
         except ExceptionGroup as group:
             raise _worst(group) from group
+        if done.refused:
+            await self._begin_anew(work.version)
         return done.unfinished
+
+    async def _begin_anew(self, version: SourceVersion) -> None:
+        """The gateway has deleted what it keeps of a source that is there: the database was restored to before."""
+        async with self._unit_of_work() as repositories:
+            await repositories.sources.begin_anew(version.ref.source_id, incarnation=version.incarnation)
+        logger.warning("source_begins_anew", source_id=str(version.ref.source_id))
 
     async def _one(self, work: _Work, chunk: ChunkRow, saver: Batcher[ChunkOutcome, None], done: "_Tally") -> None:
         outcome = await self._outcome(work, chunk)
@@ -196,7 +208,7 @@ class ExtractSource:
         try:
             answer = await self._ask(work.request(chunk))
         except ChunkFailed as error:
-            final = error.final or attempts >= self._max_chunk_attempts
+            final = error.reason is not _REFUSED and (error.final or attempts >= self._max_chunk_attempts)
             return ChunkOutcome(
                 index=chunk.index,
                 state=ChunkState.FAILED if final else ChunkState.PENDING,
@@ -250,10 +262,12 @@ class _Tally:
         self._completed = completed
         self._total = total
         self.unfinished = 0
+        self.refused = False
 
     def count(self, outcome: ChunkOutcome) -> None:
         if outcome.state is ChunkState.PENDING:
             self.unfinished += 1
+            self.refused = self.refused or outcome.reason is _REFUSED
         else:
             self._completed += 1
         self.report()

@@ -90,7 +90,8 @@ class Sources(Protocol):
         self, project_id: UUID, wanted: SourceFilter, *, after: tuple[datetime, UUID] | None, limit: int
     ) -> list[Source]: ...
     async def count_chunks(self, source_id: UUID) -> tuple[int, int]: ...
-    async def delete(self, source_ids: Sequence[UUID], *, traceparent: str) -> None: ...
+    async def delete(self, source_ids: Sequence[UUID], *, traceparent: str) -> list[str]: ...
+    async def begin_anew(self, source_id: UUID, *, incarnation: UUID) -> None: ...
 
 
 class Versions(Protocol):
@@ -157,13 +158,13 @@ class Reconciliations(Protocol):
 
 
 class Outbox(Protocol):
-    async def lease_jobs(self, *, owner: str, limit: int, lease: timedelta) -> list[Intent]: ...
+    async def lease(self, topic: Topic, *, owner: str, limit: int, lease: timedelta) -> list[Intent]: ...
     async def lease_facts(
         self, *, owner: str, limit: int, lease: timedelta
     ) -> tuple[list[FactIntent], list[Intent]]: ...
     async def postpone(self, topic: Topic, postponed: Sequence[Postponed]) -> None: ...
     async def bury(self, topic: Topic, rejections: Sequence[Rejection]) -> list[UUID]: ...
-    async def complete_jobs(self, intents: Sequence[Intent]) -> None: ...
+    async def complete(self, topic: Topic, intents: Sequence[Intent]) -> None: ...
     async def reissue(self, intents: Sequence[Intent]) -> list[UUID]: ...
     async def requeue_orphans(self, *, older_than: timedelta, limit: int, traceparent: str) -> int: ...
     async def backlog(self) -> list[Backlog]: ...
@@ -220,9 +221,13 @@ class Converter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
-    """One call: instructions apart from the text, which is given as data. The id makes it payable once."""
+    """One call: instructions apart from the text, which is given as data. The id makes it payable once.
+
+    `scope` owns the result that the gateway keeps.
+    """
 
     call_id: UUID
+    scope: str
     project_id: UUID
     model: str
     instructions: str
@@ -241,6 +246,22 @@ class ModelAnswer:
 class Model(Protocol):
     async def ask(self, request: ModelRequest) -> ModelAnswer:
         """Raises `RemoteError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgottenResults:
+    """What all deletions of a scope have removed: calls with a result, whole or partial, and failed calls."""
+
+    result_count: int
+    dead_letter_count: int
+
+
+class ResultCache(Protocol):
+    """What is kept of model calls beside the database."""
+
+    async def forget(self, scopes: Sequence[str]) -> Sequence[ForgottenResults | RemoteError]:
+        """One answer per scope, of 100 at most. Raises `RemoteError` when none is known. Harmless when repeated."""
         ...
 
 

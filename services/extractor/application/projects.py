@@ -71,8 +71,8 @@ class ProjectCommands:
             extraction_count = await repositories.facts.delete(sources, traceparent=traceparent)
             await repositories.sources.delete(sources, traceparent=traceparent)
             await repositories.projects.delete(project_id)
-        self._wake(Topic.FACT)
-        self._wake(Topic.JOB)
+        for topic in Topic:
+            self._wake(topic)
         return Deleted(source_count=len(sources), extraction_count=extraction_count)
 
 

@@ -26,10 +26,14 @@ class CreateResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletedSource:
-    """How many facts went with it, and the token of a search that does not find them."""
+    """How many facts went with it, and the token of a search that does not find them.
+
+    `scopes` own what the gateway keeps of it; none when the source was gone already.
+    """
 
     extraction_count: int
     token: str
+    scopes: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +87,8 @@ class SourceCommands:
         """The source goes now, in one transaction with the tombstones of its facts."""
         async with self._unit_of_work() as repositories:
             deleted = await delete_source(repositories, source_id)
-        self._wake(Topic.FACT)
-        self._wake(Topic.JOB)
+        for topic in Topic:
+            self._wake(topic)
         return deleted
 
     async def _store(self, project_id: UUID, staged: Sequence[StagedSource]) -> tuple[set[UUID], dict[UUID, Source]]:
@@ -132,9 +136,9 @@ async def delete_source(repositories: Repositories, source_id: UUID) -> DeletedS
     project_id = await repositories.sources.project_of(source_id)
     traceparent = current_traceparent()
     extraction_count = await repositories.facts.delete(sources, traceparent=traceparent)
-    await repositories.sources.delete(sources, traceparent=traceparent)
+    scopes = await repositories.sources.delete(sources, traceparent=traceparent)
     token = await issue_token(repositories.markers, project_id) if project_id else ""
-    return DeletedSource(extraction_count=extraction_count, token=token)
+    return DeletedSource(extraction_count=extraction_count, token=token, scopes=scopes)
 
 
 class SourceQueries:

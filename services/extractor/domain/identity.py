@@ -30,6 +30,11 @@ def marker_id(project_id: UUID) -> UUID:
     return ids.derived(_MARKER, project_id)
 
 
-def model_call_id(source: UUID, content_hash: bytes, question: str) -> UUID:
-    """Names the one paid call for a chunk: whoever asks again gets the first answer."""
-    return ids.derived(_MODEL_CALL, source, content_hash.hex(), question)
+def model_call_id(incarnation: UUID, content_hash: bytes, question: str) -> UUID:
+    """Names the one paid call for a chunk: whoever asks again gets the first answer, until the source is deleted."""
+    return ids.derived(_MODEL_CALL, incarnation, content_hash.hex(), question)
+
+
+def result_scope(source: UUID, incarnation: UUID) -> str:
+    """Owns what the gateway keeps of a source. Never the same again once that was deleted."""
+    return f"source/{source}/{incarnation}"

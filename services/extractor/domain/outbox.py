@@ -1,7 +1,8 @@
 """Intents that leave the extractor through its outbox, and what peers answer to them.
 
-There are two topics: facts go to the indexer, jobs to the scheduler. Of each fact or job
-at most one intent waits or is under way; a newer one takes its place.
+There are three topics: facts go to the indexer, jobs to the scheduler, and what is to be
+forgotten to the gateway. Of each fact or job at most one intent waits or is under way; a
+newer one takes its place.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from services.shared.errors import Reason, RemoteError
 class Topic(StrEnum):
     FACT = "fact"
     JOB = "job"
+    CACHE = "cache"
+    """Results of the model that go with a source; the key is its incarnation."""
 
 
 class Operation(IntEnum):

@@ -102,6 +102,7 @@ class SourceVersion:
 
     ref: VersionRef
     project_id: UUID
+    incarnation: UUID
     uri: str
     title: str
     group: str

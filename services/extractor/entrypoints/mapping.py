@@ -193,4 +193,6 @@ def from_certificate(certificate: DeletionCertificate) -> source_service_pb2.Del
         cached_result_count=certificate.cached_result_count,
         remaining_point_count=certificate.remaining_point_count,
         fact_digest=certificate.fact_digest,
+        gateway_result_count=certificate.forgotten.result_count,
+        gateway_dead_letter_count=certificate.forgotten.dead_letter_count,
     )

@@ -13,14 +13,15 @@ import pytest
 from sqlalchemy import event, text
 
 from services.extractor.adapters.clients.indexer import IndexerClient
-from services.extractor.adapters.clients.llm_gateway import GatewayModel
+from services.extractor.adapters.clients.llm_gateway import GatewayCache, GatewayModel
 from services.extractor.adapters.clients.scheduler import SchedulerClient
 from services.extractor.adapters.conversion import DocumentConverter
 from services.extractor.adapters.postgres.unit_of_work import ExtractorUnitOfWork
 from services.extractor.application.ask import AskModel
+from services.extractor.application.deliveries import CacheDelivery, JobDelivery
 from services.extractor.application.extract import ExtractSource
 from services.extractor.application.fact_relay import FactRelay, RelaySettings
-from services.extractor.application.job_relay import JobRelay
+from services.extractor.application.intent_relay import IntentRelay
 from services.extractor.application.projects import ProjectCommands
 from services.extractor.application.publish import PublishVersion
 from services.extractor.application.report import Report
@@ -28,6 +29,7 @@ from services.extractor.application.settle import SettleFacts
 from services.extractor.application.sources import SourceCommands, SourceLimits, SourceQueries
 from services.extractor.domain.extraction import Extraction, ExtractionFilter
 from services.extractor.domain.outbox import Topic
+from services.extractor.domain.peers import is_final
 from services.extractor.domain.project import NewProject, Project
 from services.extractor.domain.source import NewSource, Source, SourceSpec, VersionRef
 from services.shared.clock import SystemClock
@@ -202,13 +204,30 @@ def start_relay(peers: str, desk: Desk) -> StartRelay:
 
 
 @pytest.fixture
-async def job_relay(peers: str, desk: Desk) -> AsyncIterator[JobRelay]:
+async def job_relay(peers: str, desk: Desk) -> AsyncIterator[IntentRelay]:
     async with connect(peers) as channel:
-        relay = JobRelay(
+        relay = IntentRelay(
+            topic=Topic.JOB,
+            deliver=JobDelivery(SchedulerClient(channel)),
+            is_final=is_final,
             unit_of_work=desk.unit_of_work,
-            scheduler=SchedulerClient(channel),
             settings=RelaySettings(owner="tests", poll=timedelta(milliseconds=50)),
             rng=random.Random(3),
+        )
+        async with running(relay.run):
+            yield relay
+
+
+@pytest.fixture
+async def cache_relay(peers: str, desk: Desk) -> AsyncIterator[IntentRelay]:
+    async with connect(peers) as channel:
+        relay = IntentRelay(
+            topic=Topic.CACHE,
+            deliver=CacheDelivery(GatewayCache(channel)),
+            is_final=lambda _: False,
+            unit_of_work=desk.unit_of_work,
+            settings=RelaySettings(owner="tests", poll=timedelta(milliseconds=50)),
+            rng=random.Random(4),
         )
         async with running(relay.run):
             yield relay

@@ -67,9 +67,16 @@ class OutputInvalid(PreconditionFailed):
     reason = Reason.OUTPUT_INVALID
 
 
+class ScopeDeleted(PreconditionFailed):
+    reason = Reason.SCOPE_DELETED
+
+
 @dataclass(slots=True, kw_only=True)
 class ScriptedGateway(llm_gateway_service_pb2_grpc.LlmGatewayServiceServicer):
-    """Pays once per `request_id` and stores the answer. `failures` are raised by the next calls, one each."""
+    """Pays once per `request_id` and stores the answer. `failures` are raised by the next calls, one each.
+
+    A scope that was deleted is refused. So many deletions as `cache_down` says fail, the last one for one item alone.
+    """
 
     answer: Callable[[str], Any] = facts_of
     failures: list[ServiceError] = field(default_factory=list)
@@ -81,6 +88,8 @@ class ScriptedGateway(llm_gateway_service_pb2_grpc.LlmGatewayServiceServicer):
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[model_pb.GenerateRequest] = field(default_factory=list)
+    deleted: dict[str, int] = field(default_factory=dict)
+    cache_down: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -93,6 +102,8 @@ class ScriptedGateway(llm_gateway_service_pb2_grpc.LlmGatewayServiceServicer):
         self.arrived.set()
         if self.failures:
             await abort(context, self.failures.pop(0))
+        if request.scope in self.deleted:
+            await abort(context, ScopeDeleted("the scope was deleted"))
         text = request.prompt.documents[0].text
         if self.refuse(text):
             await abort(context, OutputInvalid("the output does not match"))
@@ -105,6 +116,25 @@ class ScriptedGateway(llm_gateway_service_pb2_grpc.LlmGatewayServiceServicer):
         yield model_pb.GenerateResponse(started=model_pb.GenerationStarted(provider="scripted", attempt=1))
         yield model_pb.GenerateResponse(delta=model_pb.GenerationDelta(seq=1, text=output))
         yield model_pb.GenerateResponse(done=model_pb.GenerationDone(last_seq=1, model="scripted-1"))
+
+    async def DeleteCachedResults(
+        self, request: model_pb.DeleteCachedResultsRequest, context: grpc.aio.ServicerContext
+    ) -> model_pb.DeleteCachedResultsResponse:
+        if self.cache_down > 1:
+            self.cache_down -= 1
+            await abort(context, Unavailable.of("redis"))
+        response = model_pb.DeleteCachedResultsResponse()
+        for scope in request.scopes:
+            result = response.results.add(scope=scope)
+            if self.cache_down:
+                self.cache_down -= 1
+                result.failure.code, result.failure.reason = 14, error_reason_pb2.ERROR_REASON_DEPENDENCY_UNAVAILABLE
+                continue
+            kept = {each.request_id for each in self.requests if each.scope == scope}
+            found = [self.stored.pop(each) for each in kept if each in self.stored]
+            self.deleted[scope] = self.deleted.get(scope, 0) + len(found)
+            result.result_count = self.deleted[scope]
+        return response
 
 
 @dataclass(slots=True, kw_only=True)

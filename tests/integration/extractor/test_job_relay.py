@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-from services.extractor.application.job_relay import JobRelay
+from services.extractor.application.intent_relay import IntentRelay
 from services.extractor.domain.outbox import Topic
 from tests.integration.extractor.conftest import Desk
 from tests.integration.extractor.peers import ScriptedScheduler
@@ -16,7 +16,7 @@ async def _jobs(desk: Desk) -> list[Any]:
 
 
 async def test_a_job_is_created_for_each_new_version(
-    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: IntentRelay
 ) -> None:
     project = await desk.project()
     source = await desk.ingest(project, "Ada wrote programs.")
@@ -31,7 +31,7 @@ async def test_a_job_is_created_for_each_new_version(
 
 
 async def test_a_scheduler_that_is_away_gets_the_job_later(
-    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: IntentRelay
 ) -> None:
     scheduler.down = 10
     project = await desk.project()
@@ -42,7 +42,7 @@ async def test_a_scheduler_that_is_away_gets_the_job_later(
 
 
 async def test_a_refused_job_becomes_a_dead_letter_that_can_be_replayed(
-    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: IntentRelay
 ) -> None:
     scheduler.refuse_all = True
     source = await desk.ingest(await desk.project(), "Ada wrote programs.")
@@ -58,7 +58,7 @@ async def test_a_refused_job_becomes_a_dead_letter_that_can_be_replayed(
 
 
 async def test_a_deleted_source_cancels_a_job_that_is_open(
-    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: IntentRelay
 ) -> None:
     project = await desk.project()
     source = await desk.ingest(project, "Ada wrote programs.")
@@ -71,7 +71,7 @@ async def test_a_deleted_source_cancels_a_job_that_is_open(
 
 
 async def test_a_deleted_source_leaves_a_finished_job_alone(
-    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: IntentRelay
 ) -> None:
     project = await desk.project()
     source = await desk.distilled(project, "Ada wrote programs.")
@@ -83,7 +83,7 @@ async def test_a_deleted_source_leaves_a_finished_job_alone(
 
 
 async def test_the_job_carries_the_trace_of_the_call_that_asked_for_it(
-    desk: Desk, scheduler: ScriptedScheduler, job_relay: JobRelay
+    desk: Desk, scheduler: ScriptedScheduler, job_relay: IntentRelay
 ) -> None:
     scheduler.down = 10_000  # until the trace is in the row
     project = await desk.project()

@@ -458,7 +458,7 @@ class TestDeletion:
         certificate = (await extractor.sources.DeleteSource(request, timeout=20)).certificate
 
         assert (certificate.fact_count, certificate.point_count, certificate.remaining_point_count) == (3, 3, 0)
-        assert (certificate.chunk_count, certificate.cached_result_count) == (1, 1)
+        assert (certificate.chunk_count, certificate.cached_result_count, certificate.gateway_result_count) == (1, 1, 1)
         assert certificate.fact_digest == sha256(b"".join(fact_id.bytes for fact_id in ids)).digest()
         assert {fact.source_id for fact in await desk.facts(project)} == {other.source_id}
 

@@ -8,6 +8,7 @@ import pytest
 from scristill.extractor.v1 import source_pb2, source_service_pb2
 
 from services.extractor.adapters.clients.index_audit import IndexAuditClient
+from services.extractor.adapters.clients.llm_gateway import GatewayCache
 from services.extractor.application.certify import CertifyDeletion
 from services.extractor.entrypoints.source_servicer import SourceServicer
 from services.shared.errors import Cancelled
@@ -54,7 +55,10 @@ async def test_requests_that_end_because_the_call_was_cancelled_are_no_document(
             commands=desk.commands,
             queries=desk.queries,
             certify=CertifyDeletion(
-                unit_of_work=desk.unit_of_work, index=IndexAuditClient(channel), wake=desk.woken.append
+                unit_of_work=desk.unit_of_work,
+                cache=GatewayCache(channel),
+                index=IndexAuditClient(channel),
+                wake=desk.woken.append,
             ),
             max_upload_bytes=1000,
             upload_concurrency=1,

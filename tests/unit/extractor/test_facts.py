@@ -15,6 +15,7 @@ TEXT = "Before it. Ada wrote programs. Grace found bugs. After it."
 SOURCE = SourceVersion(
     ref=VersionRef(source_id=UUID(int=1), version=1, job_id=UUID(int=2), fence=1),
     project_id=UUID(int=3),
+    incarnation=UUID(int=4),
     uri="file:///a.txt",
     title="a",
     group="",

@@ -1,6 +1,7 @@
-"""The model, asked through the gateway: one streamed call per chunk."""
+"""The model, asked through the gateway: one streamed call per chunk. What is kept of the calls can be forgotten."""
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -10,13 +11,14 @@ from scristill.llm_gateway.v1 import llm_gateway_service_pb2 as pb
 from scristill.llm_gateway.v1 import model_call_pb2
 from scristill.llm_gateway.v1.llm_gateway_service_pb2_grpc import LlmGatewayServiceStub
 
-from services.extractor.application.ports import ModelAnswer, ModelRequest
+from services.extractor.application.ports import ForgottenResults, ModelAnswer, ModelRequest
 from services.shared.errors import Code, Reason, RemoteError
-from services.shared.grpc.errors import remote_errors
+from services.shared.grpc.errors import from_item_failure, remote_errors
 
 PEER = "llm_gateway"
 
 _PRIORITY = 5
+_FORGET_SECONDS = 30.0
 
 
 class GatewayModel:
@@ -43,9 +45,28 @@ class GatewayModel:
         raise RemoteError(peer=PEER, code=Code.UNAVAILABLE, message="the stream ended without its last frame")
 
 
+class GatewayCache:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = LlmGatewayServiceStub(channel)
+
+    async def forget(self, scopes: Sequence[str]) -> list[ForgottenResults | RemoteError]:
+        with remote_errors(PEER):
+            response = await self._stub.DeleteCachedResults(
+                pb.DeleteCachedResultsRequest(scopes=scopes), timeout=_FORGET_SECONDS
+            )
+        return [_forgotten(result) for result in response.results]
+
+
+def _forgotten(result: pb.CachedResultsDeletion) -> ForgottenResults | RemoteError:
+    if result.HasField("failure"):
+        return from_item_failure(result.failure, peer=PEER)
+    return ForgottenResults(result_count=result.result_count, dead_letter_count=result.dead_letter_count)
+
+
 def _request(request: ModelRequest) -> pb.GenerateRequest:
     return pb.GenerateRequest(
         request_id=str(request.call_id),
+        scope=request.scope,
         project_id=str(request.project_id),
         model=request.model,
         prompt=model_call_pb2.Prompt(

@@ -44,7 +44,7 @@ leased AS (
 )
 """
 
-_LEASE_JOBS = text(f"WITH {_LEASED} SELECT * FROM leased")
+_LEASE = text(f"WITH {_LEASED} SELECT * FROM leased")
 
 # The content is that of the version leased, or none: a row may change between the snapshot and its lock.
 _LEASE_FACTS = text(f"""
@@ -94,7 +94,7 @@ ON CONFLICT (topic, key) DO UPDATE
 RETURNING key
 """)
 
-_COMPLETE_JOBS = text(f"""
+_COMPLETE = text(f"""
 DELETE FROM extractor.outbox o
  USING unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS uuid[]))
        AS a (key, version, lease_token)
@@ -198,8 +198,9 @@ class PostgresOutbox:
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
 
-    async def lease_jobs(self, *, owner: str, limit: int, lease: timedelta) -> list[Intent]:
-        rows = await self._lease(_LEASE_JOBS, Topic.JOB, owner=owner, limit=limit, lease=lease)
+    async def lease(self, topic: Topic, *, owner: str, limit: int, lease: timedelta) -> list[Intent]:
+        """Intents that are due, oldest first. Those of facts come with their content, by `lease_facts`."""
+        rows = await self._lease(_LEASE, topic, owner=owner, limit=limit, lease=lease)
         return [_intent(row) for row in rows]
 
     async def lease_facts(self, *, owner: str, limit: int, lease: timedelta) -> tuple[list[FactIntent], list[Intent]]:
@@ -241,10 +242,10 @@ class PostgresOutbox:
         await self._transaction.execute(_FREE, answered)
         return buried
 
-    async def complete_jobs(self, intents: Sequence[Intent]) -> None:
-        """Takes intents out that the scheduler has obeyed; where a newer one has come, frees it."""
-        parameters = _answered(Topic.JOB, intents)
-        await self._transaction.execute(_COMPLETE_JOBS, parameters)
+    async def complete(self, topic: Topic, intents: Sequence[Intent]) -> None:
+        """Takes intents out that the peer has obeyed; where a newer one has come, frees it."""
+        parameters = _answered(topic, intents)
+        await self._transaction.execute(_COMPLETE, parameters)
         await self._transaction.execute(_FREE, parameters)
 
     async def reissue(self, intents: Sequence[Intent]) -> list[UUID]:

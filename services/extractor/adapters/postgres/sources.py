@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import RowMapping, TextClause, text
 
 from services.extractor.application.ports import StagedSource
+from services.extractor.domain import identity
 from services.extractor.domain.chunk import ChunkState
 from services.extractor.domain.outbox import Operation
 from services.extractor.domain.source import Source, SourceFilter, SourceState
@@ -107,6 +108,18 @@ SELECT source_id FROM extractor.sources WHERE project_id = :project_id ORDER BY 
 
 _PROJECT = text("SELECT project_id FROM extractor.sources WHERE source_id = :source_id")
 
+_FORGET_RESULTS = text(f"""
+INSERT INTO extractor.outbox (topic, key, operation, version, project_id, source_id, traceparent)
+SELECT 'cache', incarnation, {Operation.DELETE:d}, 1, project_id, source_id, :traceparent
+  FROM extractor.sources WHERE source_id = ANY(CAST(:source_ids AS uuid[]))
+RETURNING source_id, key
+""")
+
+_BEGIN_ANEW = text("""
+UPDATE extractor.sources SET incarnation = gen_random_uuid()
+ WHERE source_id = :source_id AND incarnation = :incarnation
+""")
+
 _DELETE = text("DELETE FROM extractor.sources WHERE source_id = ANY(CAST(:source_ids AS uuid[]))")
 
 
@@ -176,11 +189,20 @@ class PostgresSources:
         counts = (await self._transaction.execute(_CHUNKS, {"source_id": source_id})).one()
         return counts.chunk_count, counts.result_count
 
-    async def delete(self, source_ids: Sequence[UUID], *, traceparent: str) -> None:
-        """Deletes locked sources whose facts are gone already, with versions and chunks, and cancels open jobs."""
+    async def delete(self, source_ids: Sequence[UUID], *, traceparent: str) -> list[str]:
+        """Deletes locked sources whose facts are gone already, with versions and chunks, and cancels open jobs.
+
+        Returns the scopes of what the gateway keeps of them and shall forget.
+        """
         parameters = {"source_ids": list(source_ids)}
         await self._transaction.execute(_CANCEL_JOBS, {**parameters, "traceparent": traceparent})
+        forgotten = await self._transaction.execute(_FORGET_RESULTS, {**parameters, "traceparent": traceparent})
         await self._transaction.execute(_DELETE, parameters)
+        return [identity.result_scope(row.source_id, row.key) for row in forgotten]
+
+    async def begin_anew(self, source_id: UUID, *, incarnation: UUID) -> None:
+        """Gives the source a new incarnation in place of this one."""
+        await self._transaction.execute(_BEGIN_ANEW, {"source_id": source_id, "incarnation": incarnation})
 
     async def _newest(self, source_ids: Sequence[UUID]) -> dict[UUID, _Newest]:
         result = await self._transaction.execute(_NEWEST, {"source_ids": list(source_ids)})

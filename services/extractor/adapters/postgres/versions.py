@@ -24,7 +24,8 @@ _MINE = "v.source_id = :source_id AND v.version = :version AND v.job_id = :job_i
 
 _LOCK = text("""
 SELECT v.fence, v.title, v.group_name, v.media_type, v.text, v.end_time IS NOT NULL AS published,
-       CASE WHEN v.text IS NULL THEN v.content ELSE '' END AS content, s.project_id, s.uri, s.version AS newest
+       CASE WHEN v.text IS NULL THEN v.content ELSE '' END AS content, s.project_id, s.incarnation, s.uri,
+       s.version AS newest
   FROM extractor.source_versions v JOIN extractor.sources s USING (source_id)
  WHERE v.source_id = :source_id AND v.version = :version AND v.job_id = :job_id
    FOR UPDATE OF v
@@ -286,6 +287,7 @@ def _version(ref: VersionRef, row: RowMapping) -> SourceVersion:
     return SourceVersion(
         ref=ref,
         project_id=row["project_id"],
+        incarnation=row["incarnation"],
         uri=row["uri"],
         title=row["title"],
         group=row["group_name"],

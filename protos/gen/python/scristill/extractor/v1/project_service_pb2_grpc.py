@@ -115,10 +115,10 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteProject(self, request, context):
-        """Deletes a project with its sources, facts and points.
+        """Deletes a project with its sources, facts, points and stored model results.
 
-        Rows are gone when the call returns; points follow by tombstones. Deleting
-        a project that does not exist succeeds.
+        Rows are gone when the call returns; the rest follows as in `DeleteSource`.
+        Deleting a project that does not exist succeeds.
 
         Authorization: role `editor`. Retry: UNAVAILABLE.
         """

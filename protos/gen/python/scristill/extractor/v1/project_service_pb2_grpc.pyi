@@ -61,10 +61,10 @@ class ProjectServiceStub:
     Authorization: role `editor`. Retry: UNAVAILABLE.
     """
     DeleteProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.DeleteProjectRequest, _project_service_pb2.DeleteProjectResponse]
-    """Deletes a project with its sources, facts and points.
+    """Deletes a project with its sources, facts, points and stored model results.
 
-    Rows are gone when the call returns; points follow by tombstones. Deleting
-    a project that does not exist succeeds.
+    Rows are gone when the call returns; the rest follows as in `DeleteSource`.
+    Deleting a project that does not exist succeeds.
 
     Authorization: role `editor`. Retry: UNAVAILABLE.
     """
@@ -107,10 +107,10 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     Authorization: role `editor`. Retry: UNAVAILABLE.
     """
     DeleteProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.DeleteProjectRequest, _project_service_pb2.DeleteProjectResponse]  # type: ignore[assignment]
-    """Deletes a project with its sources, facts and points.
+    """Deletes a project with its sources, facts, points and stored model results.
 
-    Rows are gone when the call returns; points follow by tombstones. Deleting
-    a project that does not exist succeeds.
+    Rows are gone when the call returns; the rest follows as in `DeleteSource`.
+    Deleting a project that does not exist succeeds.
 
     Authorization: role `editor`. Retry: UNAVAILABLE.
     """
@@ -180,10 +180,10 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.DeleteProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_service_pb2.DeleteProjectResponse, _abc.Awaitable[_project_service_pb2.DeleteProjectResponse]]:
-        """Deletes a project with its sources, facts and points.
+        """Deletes a project with its sources, facts, points and stored model results.
 
-        Rows are gone when the call returns; points follow by tombstones. Deleting
-        a project that does not exist succeeds.
+        Rows are gone when the call returns; the rest follows as in `DeleteSource`.
+        Deleting a project that does not exist succeeds.
 
         Authorization: role `editor`. Retry: UNAVAILABLE.
         """

@@ -123,10 +123,11 @@ class SourceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSource(self, request, context):
-        """Deletes a source with its facts and points.
+        """Deletes a source with its facts, points and stored model results.
 
-        Rows are gone when the call returns; points follow by tombstones. Deleting
-        a source that does not exist succeeds. A job that works on it loses its
+        Rows are gone when the call returns; points follow by tombstones, and what
+        the gateway keeps of its model calls by `DeleteCachedResults`. Deleting a
+        source that does not exist succeeds. A job that works on it loses its
         ground and ends as CANCELLED.
 
         Authorization: role `editor`. Retry: UNAVAILABLE.

@@ -64,10 +64,11 @@ class SourceServiceStub:
     Authorization: role `reader`. Retry: UNAVAILABLE.
     """
     DeleteSource: _grpc.UnaryUnaryMultiCallable[_source_service_pb2.DeleteSourceRequest, _source_service_pb2.DeleteSourceResponse]
-    """Deletes a source with its facts and points.
+    """Deletes a source with its facts, points and stored model results.
 
-    Rows are gone when the call returns; points follow by tombstones. Deleting
-    a source that does not exist succeeds. A job that works on it loses its
+    Rows are gone when the call returns; points follow by tombstones, and what
+    the gateway keeps of its model calls by `DeleteCachedResults`. Deleting a
+    source that does not exist succeeds. A job that works on it loses its
     ground and ends as CANCELLED.
 
     Authorization: role `editor`. Retry: UNAVAILABLE.
@@ -125,10 +126,11 @@ class SourceServiceAsyncStub(SourceServiceStub):
     Authorization: role `reader`. Retry: UNAVAILABLE.
     """
     DeleteSource: _aio.UnaryUnaryMultiCallable[_source_service_pb2.DeleteSourceRequest, _source_service_pb2.DeleteSourceResponse]  # type: ignore[assignment]
-    """Deletes a source with its facts and points.
+    """Deletes a source with its facts, points and stored model results.
 
-    Rows are gone when the call returns; points follow by tombstones. Deleting
-    a source that does not exist succeeds. A job that works on it loses its
+    Rows are gone when the call returns; points follow by tombstones, and what
+    the gateway keeps of its model calls by `DeleteCachedResults`. Deleting a
+    source that does not exist succeeds. A job that works on it loses its
     ground and ends as CANCELLED.
 
     Authorization: role `editor`. Retry: UNAVAILABLE.
@@ -213,10 +215,11 @@ class SourceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _source_service_pb2.DeleteSourceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_source_service_pb2.DeleteSourceResponse, _abc.Awaitable[_source_service_pb2.DeleteSourceResponse]]:
-        """Deletes a source with its facts and points.
+        """Deletes a source with its facts, points and stored model results.
 
-        Rows are gone when the call returns; points follow by tombstones. Deleting
-        a source that does not exist succeeds. A job that works on it loses its
+        Rows are gone when the call returns; points follow by tombstones, and what
+        the gateway keeps of its model calls by `DeleteCachedResults`. Deleting a
+        source that does not exist succeeds. A job that works on it loses its
         ground and ends as CANCELLED.
 
         Authorization: role `editor`. Retry: UNAVAILABLE.
