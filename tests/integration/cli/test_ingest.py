@@ -169,7 +169,9 @@ async def test_interrupt_leaves_the_ingest_running_and_tells_the_way_back(
     contract.working.clear()
     docs = documents(tmp_path / "my docs", a="One.")
     process = await scristill.start("ingest", docs, "--follow")
-    await eventually(lambda: len(contract.watch_tokens) == 1 and len(contract.jobs) == 1, within=20)
+    # The stack has the document before the command knows.
+    async with asyncio.timeout(20):
+        assert b"sources 0/1" in await process.stderr.readline()
 
     process.send_signal(signal.SIGINT)
 
