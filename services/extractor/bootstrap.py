@@ -29,6 +29,7 @@ from services.extractor.application.extract import ExtractSource
 from services.extractor.application.extractions import ExtractionQueries, OutboxControl
 from services.extractor.application.fact_relay import FactRelay, RelaySettings
 from services.extractor.application.follow import FollowRun
+from services.extractor.application.index_watch import IndexWatch
 from services.extractor.application.intent_relay import IntentRelay
 from services.extractor.application.ports import Converter, UnitOfWork, Wake
 from services.extractor.application.projects import ProjectCommands, ProjectQueries
@@ -95,9 +96,18 @@ async def bootstrap(settings: ExtractorSettings, runtime: Runtime) -> AsyncGener
         def wake(topic: Topic) -> None:
             wakers[topic]()
 
+        def lost() -> None:
+            reconciliation.look_now()
+
         index = IndexAuditClient(parts.indexer)
-        reconciliation = _reconciliation(parts, index, wake)
-        jobs, results, facts = _job_relay(parts), _cache_relay(parts), _fact_relay(parts)
+        watch = IndexWatch(
+            unit_of_work=parts.unit_of_work,
+            index=index,
+            on_loss=lost,
+            metrics=runtime.metrics,
+        )
+        reconciliation = _reconciliation(parts, index, watch, wake)
+        jobs, results, facts = _job_relay(parts), _cache_relay(parts), _fact_relay(parts, watch)
         wakers |= {Topic.JOB: jobs.wake, Topic.CACHE: results.wake, Topic.FACT: facts.wake}
         loops: dict[str, Callable[[asyncio.Event], Awaitable[None]]] = {
             "job-relay": jobs.run,
@@ -167,13 +177,14 @@ def _cache_relay(parts: _Parts) -> IntentRelay:
     )
 
 
-def _fact_relay(parts: _Parts) -> FactRelay:
+def _fact_relay(parts: _Parts, watch: IndexWatch) -> FactRelay:
     return FactRelay(
         unit_of_work=parts.unit_of_work,
         indexer=IndexerClient(
             parts.indexer, client_id=parts.runtime.instance, return_vectors=parts.settings.keep_vectors
         ),
-        settle=SettleFacts(unit_of_work=parts.unit_of_work, rng=parts.rng),
+        settle=SettleFacts(unit_of_work=parts.unit_of_work, owner=parts.runtime.instance, rng=parts.rng),
+        watch=watch,
         settings=_relay_settings(parts),
         rng=parts.rng,
         metrics=parts.runtime.metrics,
@@ -236,7 +247,7 @@ def _backlog(parts: _Parts) -> BacklogMonitor:
     )
 
 
-def _reconciliation(parts: _Parts, index: IndexAuditClient, wake: Wake) -> ReconciliationLoop:
+def _reconciliation(parts: _Parts, index: IndexAuditClient, watch: IndexWatch, wake: Wake) -> ReconciliationLoop:
     settings = parts.settings
     return ReconciliationLoop(
         reconciler=Reconciler(
@@ -248,6 +259,7 @@ def _reconciliation(parts: _Parts, index: IndexAuditClient, wake: Wake) -> Recon
             metrics=parts.runtime.metrics,
         ),
         unit_of_work=parts.unit_of_work,
+        watch=watch,
         wake=wake,
         period=timedelta(seconds=settings.reconcile_period_seconds),
         orphan_after=timedelta(seconds=settings.orphan_after_seconds),

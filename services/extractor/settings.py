@@ -73,9 +73,9 @@ class ExtractorSettings(ServiceSettings):
         default=3600.0, gt=0, description="How often facts and points are compared without being asked for."
     )
     reconcile_look_seconds: float = Field(
-        default=30.0,
+        default=15.0,
         gt=0,
-        description="How often to look whether a comparison is due, by its period or after a restore of the database.",
+        description="How often to look whether a comparison is due: by its period, or because a store was restored.",
     )
     reconcile_points_per_second: int = Field(
         default=0, ge=0, description="Points that a reconciliation reads per second at most; 0 sets no limit."

@@ -16,9 +16,11 @@ from uuid import UUID
 
 import asyncpg
 
+from services.extractor.adapters.clients.index_audit import IndexAuditClient
 from services.extractor.adapters.clients.indexer import IndexerClient
 from services.extractor.adapters.postgres.unit_of_work import ExtractorUnitOfWork
 from services.extractor.application.fact_relay import FactRelay, RelaySettings
+from services.extractor.application.index_watch import IndexWatch
 from services.extractor.application.settle import SettleFacts
 from services.extractor.domain.facts import Fact
 from services.extractor.domain.outbox import Acknowledgement, FactIntent
@@ -100,12 +102,18 @@ class Extraction:
         """The production relay, from its first lease to its end; `watch` sees acknowledgements as they arrive."""
         rng = random.Random(1)
         defaults = ExtractorSettings.model_fields
-        settle = SettleFacts(unit_of_work=self.unit_of_work, rng=rng, suspect=lambda: None)
+        settle = SettleFacts(unit_of_work=self.unit_of_work, owner="bench", rng=rng)
         async with connect(self.indexer_address) as channel:
             relay = FactRelay(
                 unit_of_work=self.unit_of_work,
                 indexer=IndexerClient(channel, client_id="bench", return_vectors=True),
                 settle=settle if watch is None else _watched(settle, watch),
+                watch=IndexWatch(
+                    unit_of_work=self.unit_of_work,
+                    index=IndexAuditClient(channel),
+                    on_loss=lambda: sys.exit("the index has lost what it acknowledged"),
+                    metrics=Metrics(),
+                ),
                 settings=RelaySettings(
                     owner="bench",
                     batch_size=defaults["relay_batch_size"].default,

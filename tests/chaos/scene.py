@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from qdrant_client import AsyncQdrantClient
 from scristill.extractor.v1 import consistency_service_pb2 as consistency_pb
 from scristill.extractor.v1 import project_service_pb2
 from scristill.extractor.v1.project_service_pb2_grpc import ProjectServiceStub
+from scristill.indexer.v1 import search_service_pb2
+from scristill.indexer.v1.search_service_pb2_grpc import SearchServiceStub
 from scristill.scheduler.v1 import job_pb2, scheduler_service_pb2
 from scristill.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 
@@ -60,6 +62,7 @@ class World:
     peers: Peers
     projects: ProjectServiceStub
     jobs: SchedulerServiceStub
+    search: SearchServiceStub
     qdrant: AsyncQdrantClient
     form: Form
 
@@ -130,6 +133,21 @@ class Scene:
 
         await eventually(newer, within=self.form.rest_within, every=LOOK_SECONDS)
 
+    async def token(self) -> str:
+        return (await self.consistency(self.library.project_id)).consistency_token
+
+    async def search(self, source_ids: Sequence[str], *, token: str) -> set[str]:
+        """Statements of these sources that a search with the token finds, whenever it is answered."""
+        request = search_service_pb2.SearchRequest(
+            project_id=self.library.project_id,
+            query="Der Dampfer verbindet die Insel mit der Stadt.",
+            filter=search_service_pb2.SearchFilter(source_ids=source_ids),
+            page_size=100,
+            consistency_token=token,
+        )
+        response = await answered(lambda: self.world.search.Search(request, timeout=ONE_TRY))
+        return {hit.content.statement for hit in response.hits}
+
     async def live_points(self) -> list[Point]:
         return await live_points(self.world.qdrant, self.library.project_id)
 
@@ -186,9 +204,9 @@ async def running_world(root: Path, form: Form) -> AsyncIterator[World]:
         peers = await stack.enter_async_context(
             Peers.of({"EXTRACTOR_PORT": str(ports["extractor"]), "INDEXER_PORT": str(ports["indexer"])})
         )
-        extractor, scheduler = [
+        extractor, scheduler, indexer = [
             await stack.enter_async_context(grpc.aio.insecure_channel(machine.layout.address(name)))
-            for name in ("extractor", "scheduler")
+            for name in ("extractor", "scheduler", "indexer")
         ]
         qdrant = AsyncQdrantClient(
             host="127.0.0.1", grpc_port=ports["qdrant"], prefer_grpc=True, check_compatibility=False
@@ -199,6 +217,7 @@ async def running_world(root: Path, form: Form) -> AsyncIterator[World]:
             peers=peers,
             projects=ProjectServiceStub(extractor),
             jobs=SchedulerServiceStub(scheduler),
+            search=SearchServiceStub(indexer),
             qdrant=qdrant,
             form=form,
         )

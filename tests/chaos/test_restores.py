@@ -36,6 +36,41 @@ async def test_qdrant_wiped(scene: Scene) -> None:
     await scene.check(repairs=True)
 
 
+@pytest.mark.parametrize("way", ["older", "wiped"])
+async def test_index_that_has_lost_something_is_noticed_before_anybody_is_told_that_it_is_there(
+    scene: Scene, tmp_path: Path, way: str
+) -> None:
+    """Nothing is written that could fail, nothing is restarted but Qdrant, and nobody asks for a comparison."""
+    qdrant, data, library = scene.machine["qdrant"], scene.machine.layout.home.qdrant, scene.library
+    await library.add(3)
+    await scene.rest()
+    deleted = min(library.shelf.texts)
+    await qdrant.stop()
+    copies.cold_copy(data, tmp_path / "copy")
+    await qdrant.start()
+    await library.delete(deleted)
+    await library.add(2)
+    await scene.rest()
+    lost = max(library.shelf.texts)
+    before, sources = await scene.token(), library.shelf.source_ids
+    assert len(await scene.search([sources[lost]], token=before)) == library.sentences_each
+    run = await scene.last_run()
+
+    await qdrant.kill()
+    if way == "older":
+        copies.replace_by(data, tmp_path / "copy")
+    else:
+        shutil.rmtree(data)
+        data.mkdir()
+    await qdrant.start()
+
+    for token in (await scene.token(), before):
+        assert len(await scene.search([sources[lost]], token=token)) == library.sentences_each
+        assert await scene.search([sources[deleted]], token=token) == set()
+    assert await scene.last_run() != run
+    await scene.check()
+
+
 @pytest.mark.parametrize("end", ["stop", "kill"])
 async def test_postgres_restarted(scene: Scene, end: str) -> None:
     postgres = scene.machine["postgres"]

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from services.extractor.domain.outbox import KeptVector
+from services.extractor.domain.outbox import KeptVector, Witness
 from services.extractor.domain.reconciliation import FactState, Run
 from services.shared.errors import OutcomeUnknown, Unavailable
 from tests.sim.host import Host
@@ -65,6 +65,7 @@ class MarkerRow(NamedTuple):
     marker: UUID
     issued: int
     sent: int
+    resend: bool = False
 
 
 class DeadRow(NamedTuple):
@@ -83,7 +84,18 @@ class RunRow(NamedTuple):
 class Tables:
     """`noticed` and `suspected`: when the timeline last changed, and when the index was last ahead."""
 
-    __slots__ = ("dead", "facts", "markers", "noticed", "outbox", "runs", "suspected", "timeline", "vectors")
+    __slots__ = (
+        "dead",
+        "facts",
+        "markers",
+        "noticed",
+        "outbox",
+        "runs",
+        "suspected",
+        "timeline",
+        "vectors",
+        "witnesses",
+    )
 
     def __init__(
         self,
@@ -97,6 +109,7 @@ class Tables:
         noticed: float = 0.0,
         suspected: float = 0.0,
         vectors: dict[UUID, dict[str, KeptVector]] | None = None,
+        witnesses: dict[tuple[int, str], Witness] | None = None,
     ) -> None:
         self.facts = facts or {}
         self.outbox = outbox or {}
@@ -107,6 +120,7 @@ class Tables:
         self.noticed = noticed
         self.suspected = suspected
         self.vectors = vectors or {}
+        self.witnesses = witnesses or {}
 
     def copy(self) -> "Tables":
         return Tables(
@@ -119,6 +133,7 @@ class Tables:
             noticed=self.noticed,
             suspected=self.suspected,
             vectors=dict(self.vectors),
+            witnesses=dict(self.witnesses),
         )
 
 

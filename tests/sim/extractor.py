@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from services.extractor.application.fact_relay import FactRelay, RelaySettings
+from services.extractor.application.index_watch import IndexWatch
 from services.extractor.application.reconcile import Reconciler
 from services.extractor.application.settle import SettleFacts
 from services.extractor.entrypoints.reconciliation_loop import ReconciliationLoop
@@ -21,6 +22,7 @@ from tests.sim.marker_statements import MarkerStatements
 from tests.sim.outbox_statements import OutboxStatements
 from tests.sim.run_statements import RunStatements
 from tests.sim.stream import Network
+from tests.sim.witness_statements import WitnessStatements
 from tests.sim.world import World
 
 LEASE = timedelta(seconds=5)
@@ -32,6 +34,7 @@ class Repositories:
     outbox: OutboxStatements
     reconciliations: RunStatements
     markers: MarkerStatements
+    witnesses: WitnessStatements
     savepoint: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 
 
@@ -48,6 +51,7 @@ class UnitOfWork:
                 outbox=OutboxStatements(transaction),
                 reconciliations=RunStatements(transaction),
                 markers=MarkerStatements(transaction),
+                witnesses=WitnessStatements(transaction),
             )
 
 
@@ -57,16 +61,28 @@ class Extractor:
         host, rng = self.host, Random(world.rng.random())
         unit_of_work = UnitOfWork(database, host)
         self.network = Network(world, host, lambda: [(each.host, each.intake) for each in indexers()])
+
+        def lost() -> None:
+            self.reconciliation.look_now()
+
+        index = Audit(world, host, indexers)
+        watch = IndexWatch(
+            unit_of_work=unit_of_work,
+            index=index,
+            on_loss=lost,
+            metrics=Nothing(),
+        )
         self.reconciliation = ReconciliationLoop(
             reconciler=Reconciler(
                 unit_of_work=unit_of_work,
-                index=Audit(world, host, indexers),
+                index=index,
                 wake=lambda _: self.relay.wake(),
                 new_id=lambda: UUID(int=world.rng.getrandbits(128)),
                 owner=name,
                 metrics=Nothing(),
             ),
             unit_of_work=unit_of_work,
+            watch=watch,
             wake=lambda _: self.relay.wake(),
             period=timedelta(seconds=world.shape.period_seconds),
             orphan_after=timedelta(seconds=20),
@@ -76,7 +92,8 @@ class Extractor:
         self.relay = FactRelay(
             unit_of_work=unit_of_work,
             indexer=self.network,
-            settle=SettleFacts(unit_of_work=unit_of_work, rng=rng),
+            settle=SettleFacts(unit_of_work=unit_of_work, owner=name, rng=rng),
+            watch=watch,
             settings=RelaySettings(
                 owner=name,
                 batch_size=5,

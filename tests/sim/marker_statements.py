@@ -3,7 +3,9 @@
 from uuid import UUID
 
 from services.extractor.domain.outbox import Operation
+from services.extractor.domain.reconciliation import RunState
 from tests.sim.database import MarkerRow, OutboxRow, Tables, Transaction
+from tests.sim.world import START
 
 
 class MarkerStatements:
@@ -18,13 +20,15 @@ class MarkerStatements:
         tables = await transaction.lock()
         held = tables.markers.get(project_id)
         issued = transaction.database.nextval()
-        tables.markers[project_id] = MarkerRow(marker, issued, held.sent if held else 0)
+        tables.markers[project_id] = held._replace(issued=issued) if held else MarkerRow(marker, issued, 0)
         return issued
 
     async def release(self) -> bool:
         """_BEHIND and _RELEASE."""
         transaction = self._transaction
-        if all(row.sent >= row.issued for row in transaction.tables.markers.values()):
+        if self._in_doubt() or not any(
+            row.resend or row.sent < row.issued for row in transaction.tables.markers.values()
+        ):
             return False
         await transaction.statement("release markers")
         tables = await transaction.lock()
@@ -32,10 +36,17 @@ class MarkerStatements:
         for project_id, row in tables.markers.items():
             watermark = self._watermark(tables, project_id, row)
             waits |= watermark < row.issued
-            if watermark > row.sent:
-                tables.markers[project_id] = row._replace(sent=watermark)
+            if watermark >= row.sent + (0 if row.resend else 1):
+                tables.markers[project_id] = row._replace(sent=watermark, resend=False)
                 self._send(tables, project_id, row.marker, watermark)
         return waits
+
+    def _in_doubt(self) -> bool:
+        """No comparison has ended well that began after the index was last suspected."""
+        tables = self._transaction.tables
+        done = [row.run for row in tables.runs.values() if row.run.state is RunState.DONE and not row.run.dry_run]
+        compared = max(((run.start_time - START).total_seconds() for run in done), default=-1.0)
+        return tables.suspected > max(compared, 0.0)
 
     def _watermark(self, tables: Tables, project_id: UUID, row: MarkerRow) -> int:
         """The version up to which nothing of the project waits."""

@@ -173,6 +173,7 @@ def _intent(key: UUID, row: OutboxRow) -> Intent:
         attempts=row.attempts,
         lease_token=row.token,
         traceparent="",
+        marker=row.since is None,
     )
 
 

@@ -186,5 +186,5 @@ class RunStatements:
             0,
             None,
             None,
-            version,
+            drift.stored_version,
         )

@@ -9,7 +9,7 @@ had arrived.
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import UUID
@@ -18,7 +18,15 @@ import structlog
 
 from services.extractor.application.ports import Facts, Indexer, IndexSession, UnitOfWork
 from services.extractor.application.settle import SettleFacts
-from services.extractor.domain.outbox import Acknowledgement, FactIntent, Intent, Postponed, Topic, statement_hash
+from services.extractor.domain.outbox import (
+    Acknowledgement,
+    FactIntent,
+    Intent,
+    Outcome,
+    Postponed,
+    Topic,
+    statement_hash,
+)
 from services.shared.errors import RemoteError, Unavailable
 from services.shared.lifecycle import wait_for_event
 from services.shared.retry import Backoff
@@ -30,6 +38,8 @@ _RECONNECT = Backoff(initial=timedelta(milliseconds=200), maximum=timedelta(seco
 _FINISH_SECONDS = 5.0
 _HELD_UP = timedelta(seconds=1)
 _MARKER_LOOK = timedelta(milliseconds=25)
+# For so long one look at the index serves all markers. An index that goes back in time is away for longer.
+_TRUST_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +109,10 @@ class _Flight:
 
 
 class FactRelay:
-    """`run` is a background loop; `wake` makes it look at the outbox at once."""
+    """`run` is a background loop; `wake` makes it look at the outbox at once.
+
+    `watch` says whether the index still holds what it acknowledged, before a marker is sent that speaks for it.
+    """
 
     def __init__(
         self,
@@ -107,6 +120,7 @@ class FactRelay:
         unit_of_work: UnitOfWork,
         indexer: Indexer,
         settle: SettleFacts,
+        watch: Callable[[], Awaitable[bool]],
         settings: RelaySettings,
         rng: random.Random,
         metrics: Metrics,
@@ -114,6 +128,8 @@ class FactRelay:
         self._unit_of_work = unit_of_work
         self._indexer = indexer
         self._settle = settle
+        self._watch = watch
+        self._trusted_until = 0.0
         self._settings = settings
         self._rng = rng
         self._awake = asyncio.Event()
@@ -137,6 +153,7 @@ class FactRelay:
             except* (RemoteError, Unavailable) as errors:
                 failures += 1
                 logger.warning("relay_interrupted", topic=Topic.FACT.value, error=str(errors.exceptions[0]))
+            self._trusted_until = 0.0
             if failures:
                 await wait_for_event(stop, _RECONNECT.delay(failures, rng=self._rng).total_seconds())
 
@@ -183,8 +200,33 @@ class FactRelay:
             if fresh and self._settings.send_vectors:
                 fresh = await _with_vectors(repositories.facts, fresh)
                 flight.sent |= {each.intent.key: each for each in fresh}
+        if any(each.intent.marker for each in fresh) and not await self._trusts_index():
+            fresh = await self._hold_markers(fresh, flight)
         self._in_flight.set(flight.size)
         return fresh
+
+    async def _trusts_index(self) -> bool:
+        """Asked anew when it was long ago, or the index has been away since."""
+        now = asyncio.get_running_loop().time()
+        if now < self._trusted_until:
+            return True
+        try:
+            trusted = await self._watch()
+        except RemoteError as error:
+            logger.info("index_not_looked_at", error=str(error))
+            return False
+        self._trusted_until = now + _TRUST_SECONDS if trusted else 0.0
+        return trusted
+
+    async def _hold_markers(self, fresh: Sequence[FactIntent], flight: _Flight) -> list[FactIntent]:
+        """Leaves markers for later, those that are still wanted then. Returns the others."""
+        held = [each.intent for each in fresh if each.intent.marker]
+        for intent in held:
+            del flight.sent[intent.key]
+        async with self._unit_of_work() as repositories:
+            returned = [_returned(intent, delay=_HELD_UP) for intent in held]
+            await repositories.outbox.postpone(Topic.FACT, returned)
+        return [each for each in fresh if not each.intent.marker]
 
     async def _read(self, session: IndexSession, flight: _Flight) -> None:
         async for acknowledgements in session.acknowledgements():
@@ -199,6 +241,8 @@ class FactRelay:
     async def _acknowledge(self, acknowledgements: Sequence[Acknowledgement], flight: _Flight) -> bool:
         taken = flight.take(acknowledgements)
         overtaken = bool(taken) and await self._settle(taken, flight.settling)
+        if any(each.outcome is Outcome.RETRY for each in taken):
+            self._trusted_until = 0.0
         for each in taken:
             self._outcomes.labels(each.outcome.name.lower()).inc()
         flight.settling.clear()

@@ -30,6 +30,7 @@ from services.extractor.domain.outbox import (
     Postponed,
     Rejection,
     Topic,
+    Witness,
 )
 from services.extractor.domain.project import NewProject, Project
 from services.extractor.domain.reconciliation import (
@@ -181,6 +182,13 @@ class Markers(Protocol):
     async def release(self) -> bool: ...
 
 
+class Witnesses(Protocol):
+    async def note(self, witness: Witness, *, owner: str) -> None: ...
+    async def all(self) -> list[Witness]: ...
+    async def release(self, seen: Sequence[Witness]) -> None: ...
+    async def disprove(self) -> None: ...
+
+
 class StatementRefused(Exception):
     """The database will never take these values. Everything since the savepoint is undone, and nothing before it."""
 
@@ -196,6 +204,7 @@ class Repositories:
     extractions: Extractions
     outbox: Outbox
     markers: Markers
+    witnesses: Witnesses
     reconciliations: Reconciliations
     savepoint: Callable[[], AbstractAsyncContextManager[None]]
 

@@ -19,6 +19,7 @@ from services.extractor.domain.outbox import (
     Postponed,
     Rejection,
     Topic,
+    Witness,
     statement_hash,
 )
 from services.shared.errors import Reason
@@ -33,8 +34,11 @@ _COLLISION = Reason.RESOURCE_EXISTS
 
 
 class SettleFacts:
-    def __init__(self, *, unit_of_work: UnitOfWork, rng: random.Random) -> None:
+    """`owner` names this process among those who have seen acknowledgements."""
+
+    def __init__(self, *, unit_of_work: UnitOfWork, owner: str, rng: random.Random) -> None:
         self._unit_of_work = unit_of_work
+        self._owner = owner
         self._rng = rng
         self._patience = RetryPolicy(attempts=5, rng=rng)
 
@@ -56,6 +60,9 @@ class SettleFacts:
         ahead = [sent[each.fact_id].intent for each in by_outcome[Outcome.SUPERSEDED]]
         async with self._unit_of_work() as repositories:
             recorded = await repositories.facts.update_embedding_ids_batch(applied)
+            if applied:
+                last = Witness(fact_id=applied[-1].fact_id, version=applied[-1].version)
+                await repositories.witnesses.note(last, owner=self._owner)
             if unfit:
                 await repositories.facts.forget_vectors(unfit)
             if postponed:

@@ -44,6 +44,8 @@ class Intent:
     attempts: int
     lease_token: UUID
     traceparent: str
+    marker: bool = False
+    """Whether it says how far the index has come, rather than something of a fact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +127,14 @@ class IndexedFact:
     lease_token: UUID
     vectors: tuple[KeptVector, ...] = ()
     """Those to keep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """A version that the index has acknowledged: it holds this one or a higher one, unless it has lost something."""
+
+    fact_id: UUID
+    version: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

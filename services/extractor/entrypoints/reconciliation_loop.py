@@ -1,13 +1,14 @@
 """The loop in which this process reconciles.
 
-It does so on demand, on its period, for a replica that has vanished, and when the
-database seems to have been restored: its timeline is another one, or the index knows
-more than it does. Whether a comparison is due is asked of the database alone, so that
+It does so on demand, on its period, for a replica that has vanished, and when a store
+seems to have been restored: the timeline of the database is another one, the index knows
+more than it does, or lacks what it acknowledged. Whether a comparison is due is asked of the database alone, so that
 neither a failed run nor a crash loses the reason. It also sends facts again that nothing
 would ever index.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import structlog
@@ -29,6 +30,7 @@ class ReconciliationLoop:
         *,
         reconciler: Reconciler,
         unit_of_work: UnitOfWork,
+        watch: Callable[[], Awaitable[bool]],
         wake: Wake,
         period: timedelta,
         orphan_after: timedelta,
@@ -37,12 +39,18 @@ class ReconciliationLoop:
     ) -> None:
         self._reconciler = reconciler
         self._unit_of_work = unit_of_work
+        self._watch = watch
         self._wake = wake
         self._period = period
         self._orphan_after = orphan_after
         self._pace = pace
         self._look = look.total_seconds()
-        self._asked: asyncio.Queue[Run] = asyncio.Queue(maxsize=1)
+        self._asked: asyncio.Queue[Run | None] = asyncio.Queue(maxsize=1)
+        """None asks to look around now."""
+
+    def look_now(self) -> None:
+        if self._asked.empty():
+            self._asked.put_nowait(None)
 
     async def begin(self, request: RunRequest) -> tuple[Run, bool]:
         """The run under way, opened by this call if there was none, and whether it was under way before."""
@@ -80,12 +88,15 @@ class ReconciliationLoop:
         """What to work on now; looks around after a while in which nobody asked."""
         try:
             async with asyncio.timeout(self._look):
-                return await self._asked.get()
+                asked = await self._asked.get()
+            if asked is not None:
+                return asked
         except TimeoutError:
             await self._send_orphans()
-            return await self._reconciler.take_over() or await self._due()
+        return await self._reconciler.take_over() or await self._due()
 
     async def _due(self) -> Run | None:
+        await self._watch_index()
         async with self._unit_of_work() as repositories:
             if await repositories.reconciliations.notice_timeline():
                 logger.warning("database_restored_or_failed_over")
@@ -93,6 +104,12 @@ class ReconciliationLoop:
                 return None
         run, opened = await self._reconciler.begin(RunRequest(pace=self._pace))
         return run if opened else None
+
+    async def _watch_index(self) -> None:
+        try:
+            await self._watch()
+        except RemoteError as error:
+            logger.warning("index_not_looked_at", error=str(error))
 
     async def _send_orphans(self) -> None:
         async with self._unit_of_work() as repositories:

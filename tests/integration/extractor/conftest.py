@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import event, text
 
+from services.extractor.adapters.clients.index_audit import IndexAuditClient
 from services.extractor.adapters.clients.indexer import IndexerClient
 from services.extractor.adapters.clients.llm_gateway import GatewayCache, GatewayModel
 from services.extractor.adapters.clients.scheduler import SchedulerClient
@@ -21,6 +22,7 @@ from services.extractor.application.ask import AskModel
 from services.extractor.application.deliveries import CacheDelivery, JobDelivery
 from services.extractor.application.extract import ExtractSource
 from services.extractor.application.fact_relay import FactRelay, RelaySettings
+from services.extractor.application.index_watch import IndexWatch
 from services.extractor.application.intent_relay import IntentRelay
 from services.extractor.application.projects import ProjectCommands
 from services.extractor.application.publish import PublishVersion
@@ -65,6 +67,8 @@ class Desk:
     queries: SourceQueries
     extract: ExtractSource
     woken: list[Topic]
+    losses: list[None] = field(default_factory=list[None])
+    """One per time that the index was seen to have lost something."""
 
     async def project(self, **changes: Any) -> Project:
         new = NewProject(**{"display_name": f"project {uuid4()}"} | changes)
@@ -176,11 +180,22 @@ async def desk(peers: str, database: Database, document_converter: DocumentConve
         )
 
 
+@pytest.fixture
+async def index_watch(peers: str, desk: Desk) -> AsyncIterator[IndexWatch]:
+    async with connect(peers) as channel:
+        yield IndexWatch(
+            unit_of_work=desk.unit_of_work,
+            index=IndexAuditClient(channel),
+            on_loss=lambda: desk.losses.append(None),
+            metrics=Metrics(),
+        )
+
+
 StartRelay = Callable[..., AbstractAsyncContextManager[FactRelay]]
 
 
 @pytest.fixture
-def start_relay(peers: str, desk: Desk) -> StartRelay:
+def start_relay(peers: str, desk: Desk, index_watch: IndexWatch) -> StartRelay:
     """`async with start_relay()`: one relay; several share the outbox."""
 
     @asynccontextmanager
@@ -192,7 +207,8 @@ def start_relay(peers: str, desk: Desk) -> StartRelay:
             relay = FactRelay(
                 unit_of_work=desk.unit_of_work,
                 indexer=IndexerClient(channel, client_id="tests", return_vectors=True),
-                settle=SettleFacts(unit_of_work=desk.unit_of_work, rng=rng),
+                settle=SettleFacts(unit_of_work=desk.unit_of_work, owner=settings.owner, rng=rng),
+                watch=index_watch,
                 settings=settings,
                 rng=rng,
                 metrics=Metrics(),

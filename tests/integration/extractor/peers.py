@@ -153,8 +153,9 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
     """Applies intents by the version guard, as Qdrant would.
 
     `break_after_apply` breaks that many streams after a batch is applied and before it is acknowledged; `retry`
-    answers RETRY that often; `reject` names statements that are never taken; `twice` acknowledges everything twice;
-    with `hold` acknowledgements wait for the gate; the last of `epochs` is the one that is searched.
+    answers RETRY that often; beyond `live_limit` nothing more is taken for now; `reject` names statements that are
+    never taken; `twice` acknowledges everything twice; with `hold` acknowledgements wait for the gate; the last of
+    `epochs` is the one that is searched.
     """
 
     points: dict[str, Point] = field(default_factory=dict)
@@ -170,6 +171,8 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
     drain_next: bool = False
     scans: int = 0
     scans_fail: bool = False
+    list_fails: bool = False
+    live_limit: int | None = None
     listed: int = 0
     list_gate: asyncio.Event = field(default_factory=asyncio.Event)
     epochs: list[int] = field(default_factory=lambda: [1])
@@ -231,7 +234,8 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
     async def ListPoints(
         self, request: index_pb.ListPointsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[index_pb.ListPointsResponse]:
-        del context
+        if self.list_fails:
+            await abort(context, Unavailable.of("qdrant"))
         wanted = set(request.buckets)
         points = [
             fact_pb2.IndexedPoint(
@@ -257,8 +261,9 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
         copy.CopyFrom(intent)
         self.received.append(copy)
         ack = fact_pb2.IntentAck(fact_id=intent.fact_id, version=intent.version)
-        if self.retry:
-            self.retry -= 1
+        full = self.live_limit is not None and len(self.live) >= self.live_limit
+        if self.retry or (full and intent.operation == fact_pb2.INTENT_OPERATION_UPSERT):
+            self.retry = max(0, self.retry - 1)
             ack.outcome = fact_pb2.INTENT_OUTCOME_RETRY
             ack.failure.CopyFrom(item_failure_pb2.ItemFailure(code=14, message="try again"))
             return ack

@@ -2,7 +2,8 @@
 
 A token is given out for a version above all that was committed before. The marker goes to
 the index at a version below the first that any fact of the project still waits for, as an
-intent like all others; so what the index holds of it is a watermark without gaps.
+intent like all others; so what the index holds of it is a watermark without gaps. Where the
+index may have lost it, it is sent again, once nothing waits up to where it was before.
 """
 
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from services.extractor.domain.outbox import Operation
+from services.extractor.domain.reconciliation import RunState
 from services.shared.database.unit_of_work import Transaction
 
 _ISSUE = text("""
@@ -20,20 +22,32 @@ ON CONFLICT (project_id) DO UPDATE SET issued = nextval('extractor.fact_versions
 RETURNING m.issued
 """)
 
-_BEHIND = text("SELECT project_id FROM extractor.markers WHERE sent < issued FOR UPDATE SKIP LOCKED")
+# While the index is in doubt, nothing is said of how far it has come.
+_BEHIND = text(f"""
+SELECT project_id FROM extractor.markers
+ WHERE (sent < issued OR resend)
+   AND NOT EXISTS (
+    SELECT FROM extractor.timeline t WHERE t.suspect_time > coalesce((
+        SELECT max(r.start_time) FROM extractor.reconciliations r
+         WHERE r.state = {RunState.DONE:d} AND NOT r.dry_run
+    ), '-infinity')
+   )
+   FOR UPDATE SKIP LOCKED
+""")
 
 # After the lock, because a token may have been given out while it was waited for, and facts committed before that.
 _RELEASE = text(f"""
 WITH due AS MATERIALIZED (
-    SELECT m.project_id, m.marker, m.issued, m.sent, least(m.issued, coalesce(w.first - 1, m.issued)) AS watermark
+    SELECT m.project_id, m.marker, m.issued, m.sent, m.resend,
+           least(m.issued, coalesce(w.first - 1, m.issued)) AS watermark
       FROM extractor.markers m
      CROSS JOIN LATERAL (
         SELECT min(o.since) AS first FROM extractor.outbox o WHERE o.project_id = m.project_id AND o.since IS NOT NULL
      ) w
      WHERE m.project_id = ANY(CAST(:project_ids AS uuid[]))
 ), moved AS (
-    UPDATE extractor.markers m SET sent = d.watermark
-      FROM due d WHERE m.project_id = d.project_id AND d.watermark > d.sent
+    UPDATE extractor.markers m SET sent = d.watermark, resend = false
+      FROM due d WHERE m.project_id = d.project_id AND d.watermark >= d.sent + CASE WHEN d.resend THEN 0 ELSE 1 END
     RETURNING m.project_id, m.marker, m.sent
 ), intents AS (
     INSERT INTO extractor.outbox AS o (topic, key, operation, version, project_id, source_id)

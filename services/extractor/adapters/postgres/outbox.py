@@ -49,10 +49,10 @@ _LEASE = text(f"WITH {_LEASED} SELECT * FROM leased")
 # The content is that of the version leased, or none: a row may change between the snapshot and its lock.
 _LEASE_FACTS = text(f"""
 WITH {_LEASED}
-SELECT l.topic, l.key, l.operation, l.version, l.project_id, l.source_id, l.attempts, l.lease_token, l.traceparent,
-       e.extraction_id IS NOT NULL AS found, e.content_hash, e.statement, e.group_name, e.category, e.field_values,
-       e.quote, e.start_offset, e.end_offset, e.context_before, e.context_after, e.entities, e.confidence,
-       e.extract_time, v.title, s.uri, v.group_name AS source_group, s.visible_version
+SELECT l.topic, l.key, l.operation, l.version, l.since, l.project_id, l.source_id, l.attempts, l.lease_token,
+       l.traceparent, e.extraction_id IS NOT NULL AS found, e.content_hash, e.statement, e.group_name, e.category,
+       e.field_values, e.quote, e.start_offset, e.end_offset, e.context_before, e.context_after, e.entities,
+       e.confidence, e.extract_time, v.title, s.uri, v.group_name AS source_group, s.visible_version
   FROM leased l
   LEFT JOIN extractor.extractions e ON e.extraction_id = l.key AND e.version = l.version
   LEFT JOIN extractor.sources s ON s.source_id = e.source_id
@@ -334,6 +334,7 @@ def _intent(row: RowMapping) -> Intent:
         **_stated(row),
         lease_token=row["lease_token"],
         traceparent=row["traceparent"],
+        marker=row["topic"] == Topic.FACT and row["since"] is None,
     )
 
 

@@ -125,6 +125,7 @@ drifting AS MATERIALIZED (
                          CAST(:source_ids AS uuid[])) AS d (fact_id, version, project_id, source_id)
 )"""
 
+# The fact has waited since the version that should have been there, of which a token may speak.
 # A fresh version in every case: what the index holds may have the present one, or one above it. An intent that has
 # come meanwhile states the version that was just replaced, since the fact's row is locked: it states the new one now.
 _REVISE = text(f"""
@@ -132,17 +133,17 @@ WITH {_DRIFTING}, revised AS (
     UPDATE extractor.extractions e
        SET version = nextval('extractor.fact_versions'), embedding_id = NULL, embedding_epoch = NULL
       FROM drifting d WHERE e.extraction_id = d.fact_id AND e.version = d.version
-    RETURNING e.extraction_id, e.version, e.project_id, e.source_id
+    RETURNING e.extraction_id, e.version, d.version AS since, e.project_id, e.source_id
 )
 INSERT INTO extractor.outbox (topic, key, operation, version, since, project_id, source_id, traceparent)
-SELECT 'fact', r.extraction_id, {Operation.UPSERT:d}, r.version, r.version, r.project_id, r.source_id, :traceparent
+SELECT 'fact', r.extraction_id, {Operation.UPSERT:d}, r.version, r.since, r.project_id, r.source_id, :traceparent
   FROM revised r
 ON CONFLICT (topic, key) DO UPDATE SET operation = EXCLUDED.operation, version = EXCLUDED.version
 RETURNING key
 """)
 
 # A statement of its own, which sees facts that came while the one before waited. An intent that has come meanwhile
-# belongs to a writer, who knows better.
+# belongs to a writer, who knows better. When the fact was deleted is not known, so whoever has a token waits.
 _BANISH = text(f"""
 WITH {_DRIFTING}, ghosts AS MATERIALIZED (
     SELECT d.fact_id, nextval('extractor.fact_versions') AS version, d.project_id, d.source_id
@@ -150,7 +151,7 @@ WITH {_DRIFTING}, ghosts AS MATERIALIZED (
      WHERE d.version = 0 AND NOT EXISTS (SELECT FROM extractor.extractions e WHERE e.extraction_id = d.fact_id)
 )
 INSERT INTO extractor.outbox (topic, key, operation, version, since, project_id, source_id, traceparent)
-SELECT 'fact', g.fact_id, {Operation.DELETE:d}, g.version, g.version, g.project_id, g.source_id, :traceparent
+SELECT 'fact', g.fact_id, {Operation.DELETE:d}, g.version, 0, g.project_id, g.source_id, :traceparent
   FROM ghosts g
 ON CONFLICT (topic, key) DO NOTHING
 RETURNING key

@@ -13,6 +13,7 @@ from services.extractor.adapters.postgres.projects import PostgresProjects
 from services.extractor.adapters.postgres.reconciliations import PostgresReconciliations
 from services.extractor.adapters.postgres.sources import PostgresSources
 from services.extractor.adapters.postgres.versions import PostgresVersions
+from services.extractor.adapters.postgres.witnesses import PostgresWitnesses
 from services.extractor.application.ports import Repositories, StatementRefused
 from services.shared.database.engine import Database
 from services.shared.database.failures import postgres_outage
@@ -60,6 +61,7 @@ def _repositories(transaction: Transaction) -> Repositories:
         extractions=PostgresExtractions(transaction),
         outbox=PostgresOutbox(transaction),
         markers=PostgresMarkers(transaction),
+        witnesses=PostgresWitnesses(transaction),
         reconciliations=PostgresReconciliations(transaction),
         savepoint=savepoint,
     )
