@@ -59,6 +59,7 @@ class OutboxRow(NamedTuple):
     token: UUID | None
     since: int | None
     """From which version on the fact waits; None for a marker."""
+    away: bool = False
 
 
 class MarkerRow(NamedTuple):

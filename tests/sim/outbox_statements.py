@@ -36,6 +36,7 @@ class OutboxStatements:
                 token=UUID(int=self._world.rng.getrandbits(128)),
                 due=transaction.now + lease.total_seconds(),
                 attempts=row.attempts + 1,
+                away=False,
             )
             tables.outbox[key] = leased
             transaction.notes.append(("leased", (key, leased)))
@@ -58,9 +59,19 @@ class OutboxStatements:
             row = tables.outbox.get(each.key)
             if row is not None and row.version == each.version and self._holds(row, each.lease_token):
                 due = transaction.now + each.delay.total_seconds()
-                tables.outbox[each.key] = row._replace(owner=None, due=due)
+                tables.outbox[each.key] = row._replace(owner=None, due=due, away=each.away)
                 transaction.notes.append(("returned", (each.key, each.lease_token)))
         await self._free([(each.key, each.version, each.lease_token) for each in postponed])
+
+    async def pull_forward(self, *, limit: int) -> int:
+        """_PULL_FORWARD."""
+        transaction = self._transaction
+        await transaction.statement("pull forward")
+        tables = await transaction.lock()
+        away = sorted((row.due, key) for key, row in tables.outbox.items() if row.away and row.due > transaction.now)
+        for _, key in away[:limit]:
+            tables.outbox[key] = tables.outbox[key]._replace(due=transaction.now, away=False)
+        return len(away[:limit])
 
     async def bury(self, topic: Topic, rejections: Sequence[Rejection]) -> list[UUID]:
         """_BURY and _FREE."""

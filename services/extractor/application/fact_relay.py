@@ -27,6 +27,7 @@ from services.extractor.domain.outbox import (
     Topic,
     statement_hash,
 )
+from services.extractor.domain.recovery import Recovery
 from services.shared.errors import RemoteError, Unavailable
 from services.shared.lifecycle import wait_for_event
 from services.shared.retry import Backoff
@@ -40,6 +41,8 @@ _HELD_UP = timedelta(seconds=1)
 _MARKER_LOOK = timedelta(milliseconds=25)
 # For so long one look at the index serves all markers. An index that goes back in time is away for longer.
 _TRUST_SECONDS = 0.5
+# More than is answered together, so that they never run out before all are due.
+_PULLED_TOGETHER = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +133,7 @@ class FactRelay:
         self._settle = settle
         self._watch = watch
         self._trusted_until = 0.0
+        self._recovery = Recovery()
         self._settings = settings
         self._rng = rng
         self._awake = asyncio.Event()
@@ -155,6 +159,7 @@ class FactRelay:
                 logger.warning("relay_interrupted", topic=Topic.FACT.value, error=str(errors.exceptions[0]))
             self._trusted_until = 0.0
             if failures:
+                self._recovery.interrupted()
                 await wait_for_event(stop, _RECONNECT.delay(failures, rng=self._rng).total_seconds())
 
     async def _relay(self, session: IndexSession, stop: asyncio.Event) -> None:
@@ -247,7 +252,23 @@ class FactRelay:
             self._outcomes.labels(each.outcome.name.lower()).inc()
         flight.settling.clear()
         self._in_flight.set(flight.size)
-        return overtaken
+        return await self._recover(taken) or overtaken
+
+    async def _recover(self, answers: Sequence[Acknowledgement]) -> bool:
+        """With the first success after an outage, what it has put off is due again: a part with each batch of answers.
+
+        Returns whether something is.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self._recovery.begins(answers, now=now):
+            return False
+        async with self._unit_of_work() as repositories:
+            pulled = await repositories.outbox.pull_forward(limit=_PULLED_TOGETHER)
+        if pulled < _PULLED_TOGETHER:
+            self._recovery.ended(now=now)
+        if pulled:
+            logger.info("intents_pulled_forward", intent_count=pulled)
+        return pulled > 0
 
     async def _close_when(self, stop: asyncio.Event, flight: _Flight) -> None:
         await stop.wait()

@@ -22,6 +22,7 @@ from services.extractor.domain.outbox import (
     Witness,
     statement_hash,
 )
+from services.extractor.domain.recovery import is_away
 from services.shared.errors import Reason
 from services.shared.retry import Backoff, RetryPolicy
 
@@ -84,6 +85,7 @@ class SettleFacts:
             version=sent.intent.version,
             lease_token=sent.intent.lease_token,
             delay=max(delay, asked or timedelta()),
+            away=is_away(acknowledgement),
         )
 
 

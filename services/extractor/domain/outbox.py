@@ -139,12 +139,16 @@ class Witness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Postponed:
-    """Not applied, or not known: to be sent again, at the earliest after the delay."""
+    """Not applied, or not known: to be sent again, at the earliest after the delay.
+
+    `away`: because the peer was, so that it may go as soon as that is back.
+    """
 
     key: UUID
     version: int
     lease_token: UUID
     delay: timedelta
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

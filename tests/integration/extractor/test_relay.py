@@ -2,8 +2,9 @@
 
 import asyncio
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+from services.extractor.domain.outbox import Postponed, Topic
 from services.indexer.domain.fact import FactId
 from services.indexer.domain.identity import embedding_id
 from tests.integration.extractor.conftest import Desk, StartRelay
@@ -326,3 +327,85 @@ async def test_a_relay_without_room_goes_on_with_the_acknowledgement_that_makes_
 
     async with start_relay(batch_size=4, poll=timedelta(seconds=60)):
         await eventually(lambda: _settled(desk, indexer), within=20)
+
+
+async def _put_off(desk: Desk, *, away: bool) -> list[UUID]:
+    """Leases everything, and gives it back for an hour."""
+    async with desk.unit_of_work() as repositories:
+        leased, _ = await repositories.outbox.lease_facts(owner="before", limit=100, lease=timedelta(minutes=5))
+        postponed = [
+            Postponed(
+                key=each.intent.key,
+                version=each.intent.version,
+                lease_token=each.intent.lease_token,
+                delay=timedelta(hours=1),
+                away=away,
+            )
+            for each in leased
+        ]
+        await repositories.outbox.postpone(Topic.FACT, postponed)
+    return [each.key for each in postponed]
+
+
+async def test_what_an_outage_has_put_off_goes_with_the_first_success_after_it(
+    desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay
+) -> None:
+    project = await desk.project()
+    await desk.distilled(project, "Ada wrote programs. Grace found bugs.")
+    indexer.retry = 10_000
+    async with start_relay() as relay:
+        await eventually(lambda: _put_off_by_an_hour(desk, 2))
+        indexer.retry = 0
+
+        await desk.distilled(project, "Alan broke codes.", uri="file:///b.txt")
+        relay.wake()
+
+        await eventually(lambda: len(indexer.live) == 3)
+
+
+async def _put_off_by_an_hour(desk: Desk, count: int) -> bool:
+    """Makes the backoff of what failed an hour."""
+    await desk.execute(
+        "UPDATE extractor.outbox SET due_time = now() + interval '1 hour' WHERE away AND lease_owner IS NULL"
+    )
+    rows = await desk.execute(
+        "SELECT key FROM extractor.outbox WHERE away AND due_time > now() + interval '30 minutes'"
+    )
+    return len(rows) == count
+
+
+async def test_another_process_sends_what_an_outage_had_put_off(
+    desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay
+) -> None:
+    project = await desk.project()
+    await desk.distilled(project, "Ada wrote programs. Grace found bugs.")
+    await _put_off(desk, away=True)
+    async with start_relay() as relay:
+        await desk.distilled(project, "Alan broke codes.", uri="file:///b.txt")
+        relay.wake()
+
+        await eventually(lambda: len(indexer.live) == 3)
+
+
+async def test_what_was_put_off_for_its_own_sake_waits(desk: Desk) -> None:
+    await desk.distilled(await desk.project(), "Ada wrote programs. Grace found bugs.")
+    await _put_off(desk, away=False)
+
+    async with desk.unit_of_work() as repositories:
+        assert await repositories.outbox.pull_forward(limit=100) == 0
+
+
+async def test_pulling_forward_is_bounded_and_takes_what_would_go_first(desk: Desk) -> None:
+    await desk.distilled(await desk.project(), "Ada wrote programs. Grace found bugs. Alan broke codes.")
+    keys = await _put_off(desk, away=True)
+    await desk.execute(
+        "UPDATE extractor.outbox SET due_time = due_time + interval '1 hour' WHERE key = :key", key=keys[0]
+    )
+
+    async with desk.unit_of_work() as repositories:
+        assert await repositories.outbox.pull_forward(limit=2) == 2
+
+    async with desk.unit_of_work() as repositories:
+        leased, _ = await repositories.outbox.lease_facts(owner="tests", limit=100, lease=timedelta(minutes=5))
+        assert {each.intent.key for each in leased} == set(keys[1:])
+        assert await repositories.outbox.pull_forward(limit=2) == 1

@@ -35,7 +35,7 @@ _LEASED = """
 leased AS (
     UPDATE extractor.outbox o
        SET lease_owner = :owner, lease_token = (SELECT gen_random_uuid()), due_time = now() + CAST(:lease AS interval),
-           attempts = o.attempts + 1
+           attempts = o.attempts + 1, away = false
      WHERE o.ctid = ANY (ARRAY(
         SELECT ctid FROM extractor.outbox
          WHERE topic = :topic AND due_time <= now() ORDER BY due_time LIMIT :limit FOR UPDATE SKIP LOCKED
@@ -62,10 +62,18 @@ SELECT l.topic, l.key, l.operation, l.version, l.since, l.project_id, l.source_i
 _ANSWERED = """o.topic = :topic AND o.key = a.key AND o.version = a.version AND o.lease_token = a.lease_token"""
 
 _POSTPONE = text(f"""
-UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now() + a.delay
+UPDATE extractor.outbox o SET lease_owner = NULL, due_time = now() + a.delay, away = a.away
   FROM unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS uuid[]),
-              CAST(:delays AS interval[])) AS a (key, version, lease_token, delay)
+              CAST(:delays AS interval[]), CAST(:away AS boolean[])) AS a (key, version, lease_token, delay, away)
  WHERE {_ANSWERED}
+""")
+
+_PULL_FORWARD = text("""
+UPDATE extractor.outbox SET due_time = now(), away = false
+ WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM extractor.outbox WHERE away AND due_time > now()
+     ORDER BY due_time LIMIT :limit FOR UPDATE SKIP LOCKED
+ ))
 """)
 
 # Where a newer intent has come in the meantime, the lease is given back for it.
@@ -223,8 +231,13 @@ class PostgresOutbox:
     async def postpone(self, topic: Topic, postponed: Sequence[Postponed]) -> None:
         """Gives leases back until the delay is over; where a newer intent has come, for that one at once."""
         parameters = _answered(topic, postponed)
-        await self._transaction.execute(_POSTPONE, {**parameters, "delays": [each.delay for each in postponed]})
+        put_off = {"delays": [each.delay for each in postponed], "away": [each.away for each in postponed]}
+        await self._transaction.execute(_POSTPONE, {**parameters, **put_off})
         await self._transaction.execute(_FREE, parameters)
+
+    async def pull_forward(self, *, limit: int) -> int:
+        """Makes intents due that were put off because the index was away. Returns how many."""
+        return (await self._transaction.execute(_PULL_FORWARD, {"limit": limit})).rowcount
 
     async def bury(self, topic: Topic, rejections: Sequence[Rejection]) -> list[UUID]:
         """Makes dead letters of intents that can never be applied; where a newer one has come, frees that.
