@@ -75,7 +75,7 @@ class IndexerSettings(ServiceSettings):
     )
     search_timeout_seconds: float = Field(default=5.0, gt=0, description="Deadline of a search in Qdrant.")
 
-    scan_page_size: int = Field(default=2000, ge=10, le=20_000, description="Points read at once by a digest scan.")
+    scan_page_size: int = Field(default=4000, ge=10, le=20_000, description="Points read at once by a digest scan.")
     tombstone_retention_hours: float = Field(
         default=168.0, gt=0, description="Age at which tombstones go; must exceed the longest redelivery of an intent."
     )

@@ -125,6 +125,7 @@ REPLACED: Mapping[str, tuple[str, Any, str, Any]] = {
 GUARDS = (*MODELLED, *REPLACED)
 
 RARE = (
+    "apply.looks_again",
     "apply.newest_of_a_batch",
     "backfill.tombstones",
     "bury.version",
@@ -178,7 +179,7 @@ _DAMAGED = Focus(
         "period_seconds": 1.0,
         "look_seconds": 0.5,
         "birth": 0.3,
-        "statement_seconds": 0.1,
+        "statement_seconds": 0.2,
         "operator_seconds": 600.0,
     },
 )

@@ -13,6 +13,7 @@ from services.extractor.domain.reconciliation import (
     Bucket,
     Drift,
     FactState,
+    IdRange,
     Run,
     RunRequest,
     RunState,
@@ -121,21 +122,20 @@ class RunStatements:
                 found[bucket] = found.get(bucket, EMPTY).plus(mine)
         return found
 
-    async def facts_in(self, buckets: Sequence[int]) -> dict[UUID, FactState]:
+    async def facts_in(self, ranges: Sequence[IdRange]) -> dict[UUID, FactState]:
         """_FACTS."""
-        await self._transaction.statement("facts in buckets")
-        wanted = set(buckets)
+        await self._transaction.statement("facts in ranges")
         return {
-            key: fact_state(key, row) for key, row in self._transaction.tables.facts.items() if bucket_of(key) in wanted
+            key: fact_state(key, row) for key, row in self._transaction.tables.facts.items() if _within(key, ranges)
         }
 
-    async def pending_in(self, buckets: Sequence[int]) -> frozenset[UUID]:
+    async def pending_in(self, ranges: Sequence[IdRange]) -> frozenset[UUID]:
         """_PENDING."""
-        await self._transaction.statement("pending in buckets")
+        await self._transaction.statement("pending in ranges")
         if not self._world.on("reconcile.pending"):
             return frozenset()
-        wanted, tables = set(buckets), self._transaction.tables
-        return frozenset(key for key in (*tables.outbox, *tables.dead) if bucket_of(key) in wanted)
+        tables = self._transaction.tables
+        return frozenset(key for key in (*tables.outbox, *tables.dead) if _within(key, ranges))
 
     async def repair(self, drifts: Sequence[Drift], *, traceparent: str) -> set[UUID]:
         """_RAISE_VERSIONS, _REVISE and _BANISH."""
@@ -188,3 +188,7 @@ class RunStatements:
             None,
             drift.stored_version,
         )
+
+
+def _within(key: UUID, ranges: Sequence[IdRange]) -> bool:
+    return any(low <= key <= high for low, high in ranges)

@@ -15,7 +15,14 @@ from uuid import UUID
 
 BUCKET_COUNT: Final = 4096
 DIGEST_BYTES: Final = 16
+FIRST_SLICE: Final = 16
+"""Buckets compared before it is known how many facts there are."""
 
+IdRange = tuple[UUID, UUID]
+"""The lowest and the highest id, both included."""
+
+_SLICE_FACTS: Final = 3500
+_SLICE_GROWTH: Final = 4
 _BUCKET_SHIFT: Final = 116
 
 
@@ -137,9 +144,16 @@ def bucket_of(fact_id: UUID) -> int:
     return fact_id.int >> _BUCKET_SHIFT
 
 
-def id_range(first: int, last: int) -> tuple[UUID, UUID]:
-    """The lowest and the highest id of the buckets from `first` to `last`."""
+def id_range(first: int, last: int) -> IdRange:
+    """The ids of the buckets from `first` to `last`."""
     return UUID(int=first << _BUCKET_SHIFT), UUID(int=((last + 1) << _BUCKET_SHIFT) - 1)
+
+
+def slice_width(width: int, held: int) -> int:
+    """Buckets to compare next, if the last slice of `width` buckets held so many facts: about as many as the index
+    reads at once. A filtered read begins anew for each page, so wide slices cost more than they hold, and what is
+    written while one is read makes its buckets differ."""
+    return max(1, min(_SLICE_GROWTH * width, width * _SLICE_FACTS // max(held, 1)))
 
 
 def share(of: FactState | PointState, *, epoch: int) -> Bucket:
@@ -190,11 +204,13 @@ def settled(
 ) -> tuple[Bucket, Bucket]:
     """Digests of both sides over what is not under way: equal exactly when nothing drifts."""
     left = right = EMPTY
-    for fact in facts.values():
-        if fact.fact_id not in pending:
-            left = left.plus(share(fact, epoch=epoch))
-    for point in points.values():
-        if not point.tombstone and point.fact_id not in pending:
+    for fact_id in (facts.keys() | points.keys()) - pending:
+        fact, point = facts.get(fact_id), points.get(fact_id)
+        mine = share(fact, epoch=epoch) if fact else EMPTY
+        left = left.plus(mine)
+        if judge(fact, point, epoch=epoch) is None:
+            right = right.plus(mine)
+        elif point is not None and not point.tombstone:
             right = right.plus(share(point, epoch=point.epoch))
     return left, right
 

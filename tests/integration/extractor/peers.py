@@ -169,10 +169,11 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
     max_in_flight: int = 2000
     streams: int = 0
     drain_next: bool = False
-    scans: int = 0
+    scans: list[index_pb.ScanDigestsRequest] = field(default_factory=list)
     scans_fail: bool = False
     list_fails: bool = False
     live_limit: int | None = None
+    scan_gate: asyncio.Event = field(default_factory=asyncio.Event)
     listed: int = 0
     list_gate: asyncio.Event = field(default_factory=asyncio.Event)
     epochs: list[int] = field(default_factory=lambda: [1])
@@ -180,6 +181,7 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
     def __post_init__(self) -> None:
         self.gate.set()
         self.list_gate.set()
+        self.scan_gate.set()
 
     @property
     def live(self) -> dict[str, Point]:
@@ -210,9 +212,10 @@ class ScriptedIndexer(indexer_service_pb2_grpc.IndexerServiceServicer):
     async def ScanDigests(
         self, request: index_pb.ScanDigestsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[index_pb.ScanDigestsResponse]:
-        self.scans += 1
+        self.scans.append(request)
         if self.scans_fail:
             await abort(context, Unavailable.of("qdrant"))
+        await self.scan_gate.wait()
         last = request.last_bucket or 4095
         buckets: dict[int, list[Point]] = {}
         digests: dict[int, int] = Counter()

@@ -11,7 +11,7 @@ from scristill.extractor.v1 import consistency_service_pb2 as pb
 from services.extractor.adapters.clients.index_audit import IndexAuditClient
 from services.extractor.application.reconcile import OwnerChanged, Reconciler
 from services.extractor.domain.project import Project
-from services.extractor.domain.reconciliation import Drift, DriftKind, Run, RunRequest, RunState
+from services.extractor.domain.reconciliation import BUCKET_COUNT, Drift, DriftKind, Run, RunRequest, RunState, id_range
 from services.extractor.entrypoints.reconciliation_loop import ReconciliationLoop
 from services.shared.grpc.channel import connect
 from services.shared.ids import Uuid7
@@ -240,6 +240,48 @@ async def test_another_replica_goes_on_with_a_run_whose_owner_vanished(
     assert (await reconciler.go_on(run)).state is RunState.DONE
 
 
+async def test_slices_cover_every_bucket_once_and_are_of_one_epoch(
+    reconciler: Reconciler, project: Project, indexer: ScriptedIndexer
+) -> None:
+    """The epoch that is searched may change meanwhile; the first slice tells which one it was."""
+    await _run(reconciler)
+
+    slices = sorted((scan.first_bucket, scan.last_bucket) for scan in indexer.scans)
+    assert [bucket for first, last in slices for bucket in range(first, last + 1)] == list(range(BUCKET_COUNT))
+    assert [scan.epoch for scan in indexer.scans] == [0] + [1] * (len(slices) - 1)
+    assert len(slices) > 2
+
+
+async def test_slices_share_the_pace(reconciler: Reconciler, project: Project, indexer: ScriptedIndexer) -> None:
+    indexer.scan_gate.clear()
+    run = asyncio.create_task(_run(reconciler, pace=300, epoch=1))
+
+    await eventually(lambda: len(indexer.scans) > 1)
+    await asyncio.sleep(0.1)
+    together = sum(scan.max_points_per_second for scan in indexer.scans)
+    indexer.scan_gate.set()
+    await run
+
+    assert 0 < together <= 300
+
+
+async def test_a_replica_that_was_overtaken_repairs_nothing(
+    desk: Desk, reconciler: Reconciler, project: Project, indexer: ScriptedIndexer
+) -> None:
+    _damage(indexer, next(iter(indexer.points)), DriftKind.STALE)
+    indexer.list_gate.clear()
+    run = asyncio.create_task(_run(reconciler))
+    await eventually(lambda: indexer.listed)
+
+    await desk.execute("UPDATE extractor.reconciliations SET owner = 'another'")
+    indexer.list_gate.set()
+    with pytest.raises(OwnerChanged):
+        await run
+
+    assert await _drifts(desk) == {}
+    assert await desk.outbox() == {}
+
+
 async def test_an_orphaned_fact_is_sent_again(desk: Desk, project: Project) -> None:
     await desk.execute("UPDATE extractor.extractions SET embedding_id = NULL")
 
@@ -396,8 +438,7 @@ async def test_a_repair_that_meets_an_intent_leaves_one_that_states_the_fact(des
     """The intent came without a new version: an orphan that was sent again, or a dead letter that was replayed."""
     await desk.execute("UPDATE extractor.extractions SET embedding_id = NULL")
     async with desk.unit_of_work() as repositories:
-        buckets = range(4096)
-        facts = await repositories.reconciliations.facts_in(buckets)
+        facts = await repositories.reconciliations.facts_in([id_range(0, 4095)])
         await repositories.outbox.requeue_orphans(older_than=timedelta(), limit=10, traceparent="")
     drifts = [Drift(fact_id=key, kind=DriftKind.MISSING, fact=fact, point=None) for key, fact in facts.items()]
 

@@ -20,6 +20,7 @@ from services.extractor.domain.reconciliation import (
     moving,
     settled,
     share,
+    slice_width,
 )
 from services.indexer.domain import digest, identity
 from services.indexer.domain.fact import FactId
@@ -81,6 +82,19 @@ def test_settled_digests_are_equal_exactly_when_nothing_drifts() -> None:
 
     left, right = settled({FACT.fact_id: FACT}, {}, pending=frozenset({FACT.fact_id}), epoch=1)
     assert left == right == EMPTY
+
+
+@given(st.integers(1, BUCKET_COUNT), st.integers(1, 5000))
+def test_slices_come_to_hold_what_the_index_reads_at_once(width: int, per_bucket: int) -> None:
+    for _ in range(8):
+        width = slice_width(width, width * per_bucket)
+
+    assert width == max(1, 3500 // per_bucket)
+
+
+def test_a_slice_is_never_empty_and_grows_by_degrees() -> None:
+    assert slice_width(1, 1_000_000) == 1
+    assert slice_width(16, 0) == 64
 
 
 FACTS = st.builds(

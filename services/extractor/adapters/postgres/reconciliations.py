@@ -15,6 +15,7 @@ from services.extractor.domain.reconciliation import (
     Drift,
     DriftKind,
     FactState,
+    IdRange,
     RecordedDrift,
     Run,
     RunRequest,
@@ -262,8 +263,8 @@ class PostgresReconciliations:
         result = await self._transaction.execute(_DIGESTS, {"epoch": epoch, "low": low, "high": high})
         return {row.bucket: Bucket(digest=int(row.digest, 2), count=row.fact_count) for row in result}
 
-    async def facts_in(self, buckets: Sequence[int]) -> dict[UUID, FactState]:
-        result = await self._transaction.execute(_FACTS, _ranges(buckets))
+    async def facts_in(self, ranges: Sequence[IdRange]) -> dict[UUID, FactState]:
+        result = await self._transaction.execute(_FACTS, _bounds(ranges))
         return {
             row.extraction_id: FactState(
                 fact_id=row.extraction_id,
@@ -275,9 +276,9 @@ class PostgresReconciliations:
             for row in result
         }
 
-    async def pending_in(self, buckets: Sequence[int]) -> frozenset[UUID]:
+    async def pending_in(self, ranges: Sequence[IdRange]) -> frozenset[UUID]:
         """Facts with an intent in the outbox, or among the dead letters: the index is known to lack these."""
-        return frozenset((await self._transaction.execute(_PENDING, _ranges(buckets))).scalars())
+        return frozenset((await self._transaction.execute(_PENDING, _bounds(ranges))).scalars())
 
     async def repair(self, drifts: Sequence[Drift], *, traceparent: str) -> set[UUID]:
         """States the truth about each again, with a version above what the index holds. Returns those it did."""
@@ -318,8 +319,7 @@ def _owner(drift: Drift) -> Any:
     return drift.fact or drift.point
 
 
-def _ranges(buckets: Sequence[int]) -> dict[str, list[UUID]]:
-    ranges = [id_range(bucket, bucket) for bucket in buckets]
+def _bounds(ranges: Sequence[IdRange]) -> dict[str, list[UUID]]:
     return {"lows": [low for low, _ in ranges], "highs": [high for _, high in ranges]}
 
 
