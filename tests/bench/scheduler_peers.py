@@ -1,20 +1,26 @@
-"""The peers, each in a process of its own: `scheduler_peers.py NAME DATABASE_URL JOBS`; prints one JSON line.
+"""The peers, each in a process of its own.
 
-A job counts when its row is gone or marked as done in the database; with awa, when its handler has run.
+`scheduler_peers.py throughput NAME DATABASE_URL JOBS` prints one JSON line. A job counts when its row is gone or marked
+as done in the database; with awa, when its handler has run.
+
+`scheduler_peers.py latency NAME DATABASE_URL` reads a number of jobs per line and answers each line with a JSON list:
+the seconds that each of them waited, from the call that creates it to its handler, at some 100 a second.
 """
 
 # ruff: noqa: PLC0415 - a peer is imported by its own run alone
 
 import asyncio
 import json
-import statistics
 import sys
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
 
 AWA_WITHIN = 100.0
+LATE = 30.0
 
 
 async def durable(url: str, statement: str, *, within: float = 120) -> None:
@@ -28,9 +34,18 @@ async def durable(url: str, statement: str, *, within: float = 120) -> None:
         await connection.close()
 
 
-def latencies(samples: list[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(samples, n=100)
-    return {"p50_ms": round(cuts[49] * 1000, 3), "p99_ms": round(cuts[98] * 1000, 3)}
+Sample = Callable[[int], Awaitable[list[float]]]
+
+
+async def steadily(enqueue: Callable[[int], Awaitable[object]], waits: list[float], jobs: int) -> list[float]:
+    waits.clear()
+    for number in range(jobs):
+        await enqueue(number)
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(LATE):
+        while len(waits) < jobs:  # noqa: ASYNC110 - peers give no event for this
+            await asyncio.sleep(0.02)
+    return list(waits)
 
 
 async def pgqueuer(url: str, jobs: int) -> dict[str, object]:
@@ -48,29 +63,44 @@ async def pgqueuer(url: str, jobs: int) -> dict[str, object]:
         await queries.enqueue(["bench"] * count, [b"x" * 64] * count, [0] * count)
     enqueue = jobs / (time.perf_counter() - started)
     worker = PgQueuer(AsyncpgDriver(await asyncpg.connect(url)))
-    sent: dict[int, float] = {}
-    waits: list[float] = []
 
     @worker.entrypoint("bench")
     async def bench(_job) -> None:
         return
 
-    @worker.entrypoint("latency")
-    async def latency(job) -> None:
-        waits.append(time.perf_counter() - sent[int(job.payload)])
-
     started = time.perf_counter()
     running = asyncio.create_task(worker.run(batch_size=500))
     await durable(url, "SELECT count(*) FROM pgqueuer")
     drain = jobs / (time.perf_counter() - started)
-    for number in range(400):
-        sent[number] = time.perf_counter()
-        await queries.enqueue("latency", str(number).encode(), 0)
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.5)
     worker.shutdown.set()
     await asyncio.wait([running], timeout=5)
-    return {"enqueue_per_s": round(enqueue), "jobs_per_s": round(drain), **latencies(waits)}
+    return {"enqueue_per_s": round(enqueue), "jobs_per_s": round(drain)}
+
+
+@asynccontextmanager
+async def pgqueuer_latency(url: str) -> AsyncGenerator[Sample]:
+    from pgqueuer import PgQueuer
+    from pgqueuer.db import AsyncpgDriver
+    from pgqueuer.queries import Queries
+
+    queries = Queries(AsyncpgDriver(await asyncpg.connect(url)))
+    await queries.install()
+    worker = PgQueuer(AsyncpgDriver(await asyncpg.connect(url)))
+    sent: dict[int, float] = {}
+    waits: list[float] = []
+
+    @worker.entrypoint("latency")
+    async def latency(job) -> None:
+        waits.append(time.perf_counter() - sent[int(job.payload)])
+
+    async def enqueue(number: int) -> None:
+        sent[number] = time.perf_counter()
+        await queries.enqueue("latency", str(number).encode(), 0)
+
+    running = asyncio.create_task(worker.run(batch_size=500))
+    yield lambda jobs: steadily(enqueue, waits, jobs)
+    worker.shutdown.set()
+    await asyncio.wait([running], timeout=5)
 
 
 async def procrastinate(url: str, jobs: int) -> dict[str, object]:
@@ -94,27 +124,17 @@ async def procrastinate(url: str, jobs: int) -> dict[str, object]:
 
 
 async def awa(url: str, jobs: int) -> dict[str, object]:
-    from awa import AsyncClient
-
     @dataclass
     class Bench:
         sent: float
 
-    waits: list[float] = []
-    client = AsyncClient(url, max_connections=20)
-    await client.migrate()
-    # Without this it stays on the storage of earlier versions, which COPY does not know.
-    await client.install_queue_storage()
+    handled = 0
+    client = await _awa_client(url)
 
     @client.task(Bench, queue="bench")
-    async def bench(job) -> None:
-        waits.append(time.perf_counter() - job.args.sent)
-
-    async def handled(count: int) -> None:
-        """Its own count of what is stored does not return under load, so that it gets the benefit of the doubt."""
-        async with asyncio.timeout(AWA_WITHIN):
-            while len(waits) < count:  # noqa: ASYNC110 - it gives no event for this
-                await asyncio.sleep(0.02)
+    async def bench(_job) -> None:
+        nonlocal handled
+        handled += 1
 
     started = time.perf_counter()
     for start in range(0, jobs, 5000):
@@ -122,19 +142,60 @@ async def awa(url: str, jobs: int) -> dict[str, object]:
     enqueue = jobs / (time.perf_counter() - started)
     started = time.perf_counter()
     await client.start([("bench", 256)], poll_interval_ms=50)
-    await handled(jobs)
+    # Its own count of what is stored does not return under load, so that it gets the benefit of the doubt.
+    async with asyncio.timeout(AWA_WITHIN):
+        while handled < jobs:  # noqa: ASYNC110 - it gives no event for this
+            await asyncio.sleep(0.02)
     drain = jobs / (time.perf_counter() - started)
-    waits.clear()
-    for _ in range(400):
-        await client.insert(Bench(sent=time.perf_counter()), queue="bench")
-        await asyncio.sleep(0.01)
-    await handled(400)
     await client.shutdown()
     await client.close()
-    return {"enqueue_per_s": round(enqueue), "jobs_per_s": round(drain), **latencies(waits)}
+    return {"enqueue_per_s": round(enqueue), "jobs_per_s": round(drain)}
 
 
-PEERS = {"pgqueuer": pgqueuer, "awa": awa, "procrastinate": procrastinate}
+@asynccontextmanager
+async def awa_latency(url: str) -> AsyncGenerator[Sample]:
+    @dataclass
+    class Latency:
+        sent: float
+
+    waits: list[float] = []
+    client = await _awa_client(url)
+
+    @client.task(Latency, queue="latency")
+    async def latency(job) -> None:
+        waits.append(time.perf_counter() - job.args.sent)
+
+    async def enqueue(_number: int) -> None:
+        await client.insert(Latency(sent=time.perf_counter()), queue="latency")
+
+    await client.start([("latency", 256)], poll_interval_ms=50)
+    yield lambda jobs: steadily(enqueue, waits, jobs)
+    await client.shutdown()
+    await client.close()
+
+
+async def _awa_client(url: str):
+    from awa import AsyncClient
+
+    client = AsyncClient(url, max_connections=20)
+    await client.migrate()
+    # Without this it stays on the storage of earlier versions, which COPY does not know.
+    await client.install_queue_storage()
+    return client
+
+
+async def answer(name: str, url: str) -> None:
+    async with LATENCIES[name](url) as sample:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            print(json.dumps(await sample(int(line))), flush=True)
+
+
+async def throughput(name: str, url: str, jobs: str) -> None:
+    print(json.dumps(await THROUGHPUTS[name](url, int(jobs))))
+
+
+THROUGHPUTS = {"pgqueuer": pgqueuer, "awa": awa, "procrastinate": procrastinate}
+LATENCIES = {"pgqueuer": pgqueuer_latency, "awa": awa_latency}
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(PEERS[sys.argv[1]](sys.argv[2], int(sys.argv[3])))))
+    asyncio.run({"throughput": throughput, "latency": answer}[sys.argv[1]](*sys.argv[2:]))

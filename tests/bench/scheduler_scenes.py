@@ -1,8 +1,7 @@
-"""What is measured beyond raw throughput: latency, a large past, a held snapshot, fairness."""
+"""What is measured beyond raw throughput: a held snapshot, fairness."""
 
 import asyncio
 import contextlib
-import statistics
 import time
 from collections import Counter, defaultdict
 
@@ -10,67 +9,8 @@ import asyncpg
 from scristill.scheduler.v1 import scheduler_service_pb2 as jobs_pb
 from scristill.scheduler.v1 import worker_service_pb2 as work_pb
 
+from tests.bench.scheduler_latency import percentile
 from tests.bench.scheduler_load import PAYLOAD, Client, Drain, enqueue, job_pb2
-
-FILL = """
-INSERT INTO scheduler.ended_jobs (job_id, create_time, update_time, schedule_time, start_time, spec_hash, fencing_token,
-    state, priority, attempt, max_attempts, max_stalls, lease_end, type, project_id, payload, end_time, result)
-SELECT gen_random_uuid(), now(), now(), now(), now(), n, 1, 3, 5, 1, 5, 3, 1, 'past', 'project-' || n % 100, '{}',
-    now(), '{}'
-FROM generate_series(1, $1) n
-"""
-
-
-def percentile(samples: list[float], hundredth: int) -> float:
-    return statistics.quantiles(samples, n=100)[hundredth - 1]
-
-
-async def latency(
-    client: Client, *, jobs: int = 500, per_second: float = 100, job_type: str = "latency"
-) -> list[float]:
-    """Seconds from the call of `CreateJob` to the arrival at the worker, at a steady rate."""
-    call = client.work.LeaseJobs(work_pb.LeaseJobsRequest(worker_id=job_type, types=[job_type], max_in_flight=100))
-    await call.read()
-    sent: dict[str, float] = {}
-    waits: list[float] = []
-    pending: set[asyncio.Task] = set()
-
-    async def receive() -> None:
-        while len(waits) < jobs:
-            frame = await call.read()
-            now = time.perf_counter()
-            for job in frame.leases.jobs:
-                waits.append(now - sent[job.payload])
-                pending.add(asyncio.create_task(complete(client, job)))
-
-    async def send(number: int) -> None:
-        payload = f'{{"n":{number}}}'
-        sent[payload] = time.perf_counter()
-        spec = job_pb2.JobSpec(type=job_type, project_id="bench", priority=5, payload=payload)
-        await client.jobs.CreateJob(jobs_pb.CreateJobRequest(job=spec))
-
-    receiver = asyncio.create_task(receive())
-    started = time.perf_counter()
-    for number in range(jobs):
-        await asyncio.sleep(max(0.0, started + number / per_second - time.perf_counter()))
-        pending.add(asyncio.create_task(send(number)))
-    await receiver
-    await asyncio.gather(*pending)
-    call.cancel()
-    return waits
-
-
-async def complete(client: Client, job: job_pb2.LeasedJob) -> None:
-    completion = work_pb.JobCompletion(lease=job.lease)
-    await client.work.CompleteJobs(work_pb.CompleteJobsRequest(worker_id="latency", completions=[completion]))
-
-
-async def fill_past(url: str, jobs: int) -> None:
-    connection = await asyncpg.connect(url)
-    for start in range(0, jobs, 500_000):
-        await connection.execute(FILL, min(500_000, jobs - start), timeout=600)
-    await connection.execute("VACUUM ANALYZE scheduler.ended_jobs", timeout=600)
-    await connection.close()
 
 
 @contextlib.asynccontextmanager
