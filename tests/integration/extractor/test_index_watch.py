@@ -222,11 +222,11 @@ async def test_loss_that_somebody_else_sees_is_looked_into_at_once(
     async with running(loop.run):
         indexer.points.clear()
         await auditor.watch()
-        assert indexer.scans == 0
+        assert not indexer.scans
 
         loop.look_now()
 
-        await eventually(lambda: indexer.scans > 0)
+        await eventually(lambda: indexer.scans)
 
 
 async def test_marker_is_not_sent_to_an_index_that_has_lost_something(
