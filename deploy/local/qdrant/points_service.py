@@ -92,7 +92,7 @@ class PointsService(qdrant.PointsServicer):
                 translate_results.fill_id(response.next_page_offset, next_offset)
             return response
 
-        return await self._read(request, answer)
+        return await self._registry.opened(request.collection_name).shard.scan(answer)
 
     async def Count(self, request: qdrant.CountPoints, _context: Any) -> qdrant.CountResponse:
         def answer(engine: edge.EdgeShard) -> qdrant.CountResponse:

@@ -43,10 +43,11 @@ async def serve(*, root: Path, host: str, port: int, stop: asyncio.Event) -> Non
     storage = Storage(root)
     storage.acquire()
     writes = ThreadPoolExecutor(1, thread_name_prefix="write")
+    scans = ThreadPoolExecutor(1, thread_name_prefix="scan")
     reads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
     try:
         async with asyncio.TaskGroup() as tasks:
-            registry = Registry(storage=storage, lanes=Lanes(writes=writes, reads=reads), tasks=tasks)
+            registry = Registry(storage=storage, lanes=Lanes(writes=writes, scans=scans, reads=reads), tasks=tasks)
             server, readiness = _build(registry)
             bound = _bind(server, host, port)
             await registry.open()
@@ -68,6 +69,7 @@ async def serve(*, root: Path, host: str, port: int, stop: asyncio.Event) -> Non
         raise _first(ours) from group
     finally:
         writes.shutdown(wait=False, cancel_futures=True)
+        scans.shutdown(wait=False, cancel_futures=True)
         reads.shutdown(wait=False, cancel_futures=True)
         storage.release()
     log.info("stopped")

@@ -22,7 +22,7 @@ from typing import Self, TypeVar
 import qdrant_edge as edge
 
 from deploy.local.qdrant.errors import InternalError, NoSpaceError, NotFoundError, RequestError, StandInError, guarded
-from deploy.local.qdrant.storage import sync_tree
+from deploy.local.qdrant.storage import read_through, sync_tree
 from deploy.local.qdrant.uninterrupted import Uninterrupted
 from deploy.local.qdrant.wal import Dirty, WriteAheadLog
 
@@ -41,8 +41,10 @@ class Lanes:
 
     writes: Executor
     """Translating and applying; one thread."""
+    scans: Executor
+    """Reading page after page; one thread, so that pages of several scans do not compete with each other."""
     reads: Executor
-    """Reading, and waiting for the disk."""
+    """Other reading, and waiting for the disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +84,14 @@ class Shard:
 
     @classmethod
     def open(cls, *, path: Path, lanes: Lanes, has_room: Callable[[], bool]) -> Self:
-        """Blocks: replays the log, then reclaims the space of deleted points if they are a fifth of a segment."""
+        """Blocks: replays the log, reclaims the space of deleted points if they are a fifth of a segment, and reads the
+        files into memory."""
         started = time.perf_counter()
         engine = edge.EdgeShard.load(str(path))
         compacted = engine.optimize()
         engine.flush()
+        # The engine has the system forget the files when it loads them, and would wait for each page it touches.
+        read_through(path)
         log.info(
             "shard_opened path=%s points=%d compacted=%s seconds=%.3f",
             path, engine.info().points_count, compacted, time.perf_counter() - started,
@@ -96,6 +101,10 @@ class Shard:
     async def read(self, call: Callable[[edge.EdgeShard], T]) -> T:
         """Sees every write that has returned. `call` runs in a thread."""
         return await _run(self._lanes.reads, lambda: call(self._engine))
+
+    async def scan(self, call: Callable[[edge.EdgeShard], T]) -> T:
+        """As `read`, for many points: one at a time."""
+        return await _run(self._lanes.scans, lambda: call(self._engine))
 
     async def write(self, translate: Callable[[], Sequence[edge.UpdateOperation]]) -> None:
         """Returns when the operations are applied and on disk; goes on when the caller is cancelled.

@@ -37,8 +37,8 @@ class RoomyStorage(Storage):
 @asynccontextmanager
 async def running(storage: Storage) -> AsyncIterator[tuple[Registry, Lanes]]:
     storage.acquire()
-    with ThreadPoolExecutor(1) as writes, ThreadPoolExecutor(2) as reads:
-        lanes = Lanes(writes=writes, reads=reads)
+    with ThreadPoolExecutor(1) as writes, ThreadPoolExecutor(1) as scans, ThreadPoolExecutor(2) as reads:
+        lanes = Lanes(writes=writes, scans=scans, reads=reads)
         try:
             async with asyncio.TaskGroup() as tasks:
                 registry = Registry(storage=storage, lanes=lanes, tasks=tasks)
