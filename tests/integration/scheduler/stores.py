@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from services.scheduler.adapters.postgres.dispatch import Dispatch
-from services.scheduler.adapters.postgres.session import Session
+from services.scheduler.adapters.postgres.session import Connection, Session
 from services.scheduler.adapters.postgres.stores import Retention, Stores
 from services.scheduler.application.ports import Assignment
 from services.scheduler.domain.job import Job, JobSpec, LeasedJob
@@ -22,13 +22,25 @@ _new_id = Uuid7()
 
 
 class CountingSession(Session):
-    """Counts the statements that are sent."""
+    """Counts the statements that are sent, apart from those that begin and end transactions."""
 
     statements = 0
 
-    async def fetch(self, statement, *arguments):
-        self.statements += 1
-        return await super().fetch(statement, *arguments)
+    @asynccontextmanager
+    async def connect(self):
+        async with super().connect() as connection:
+            yield Counted(self, connection)
+
+
+class Counted:
+    def __init__(self, session: CountingSession, connection: Connection) -> None:
+        self._session = session
+        self._connection = connection
+
+    def __getattr__(self, name: str):
+        if name in ("fetch", "fetchrow", "fetchval", "execute"):
+            self._session.statements += 1
+        return getattr(self._connection, name)
 
 
 class StoresAndJobs(Stores):

@@ -7,7 +7,7 @@ job may end between the two.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -112,8 +112,6 @@ SELECT job_id, spec_hash, true FROM scheduler.ended_jobs WHERE job_id = ANY($1::
 # A large call is several statements of one transaction, so that encoding it never holds the event loop for long.
 _SLICE = 500
 
-_NOTHING = Created(results=(), ready=())
-
 REMOVE = "DELETE FROM scheduler.jobs WHERE job_id = ANY($1::uuid[])"
 
 
@@ -123,10 +121,8 @@ class PostgresCreation:
         self._dispatch = dispatch
 
     async def create(self, specs: Sequence[JobSpec], *, parent: LeaseRef | None) -> Created:
-        if parent is None and len(specs) <= _SLICE and not any(spec.chosen for spec in specs):
-            now = (await self._session.fetch(INSERT_NEW, *self._arguments(specs, parent=None, place=0)))[0][0]
-            return self._all_created(specs, now, place=0)
-        async with self._session.begin() as connection:
+        whole = parent is None and len(specs) <= _SLICE and not any(spec.chosen for spec in specs)
+        async with self._session.connect() if whole else self._session.begin() as connection:
             doomed = await lock_parent(connection, parent) if parent is not None else False
             created = await self.create_in(connection, specs, parent_job_id=parent.job_id if parent else None)
             if doomed:
@@ -135,25 +131,17 @@ class PostgresCreation:
         return created
 
     async def create_leased(self, hand_outs: Sequence[HandOut], *, accept_timeout: timedelta) -> HandedOut:
-        arguments = self._leased_arguments(hand_outs, accept_timeout)
-        if not any(each.spec.chosen for each in hand_outs):
-            leased = {str(record[0]): record for record in await self._session.fetch(INSERT_LEASED, *arguments)}
-            rest = [each.spec for each in hand_outs if each.spec.job_id not in leased]
-            return _handed_out(hand_outs, leased, await self.create(rest, parent=None) if rest else _NOTHING)
-        async with self._session.begin() as connection:
-            leased = {str(record[0]): record for record in await connection.fetch(INSERT_LEASED, *arguments)}
-            for job_id in await self._ended(connection, [each.spec for each in hand_outs]):
-                leased.pop(job_id, None)
+        chosen = [each.spec.job_id for each in hand_outs if each.spec.chosen]
+        # Without these, what cannot be handed out is created on its own, and two round trips are saved.
+        async with self._session.begin() if chosen else self._session.connect() as connection:
+            records = await connection.fetch(INSERT_LEASED, *self._leased_arguments(hand_outs, accept_timeout))
+            leased = {str(record[0]): record for record in records}
+            if chosen:
+                known = await connection.fetch(KNOWN, chosen)
+                for job_id in await _remove_revived(connection, leased, known):
+                    del leased[job_id]
             rest = [each.spec for each in hand_outs if each.spec.job_id not in leased]
             return _handed_out(hand_outs, leased, await self.create_in(connection, rest, parent_job_id=None))
-
-    async def _ended(self, connection: Connection, specs: Sequence[JobSpec]) -> list[str]:
-        """Jobs that ended before, which this transaction has made anew; not any more, after this."""
-        known = await connection.fetch(KNOWN, [spec.job_id for spec in specs if spec.chosen])
-        ended = [record[0] for record in known if record[2]]
-        if ended:
-            await connection.execute(REMOVE, ended)
-        return [str(job_id) for job_id in ended]
 
     async def create_in(
         self, connection: Connection, specs: Sequence[JobSpec], *, parent_job_id: str | None
@@ -175,12 +163,9 @@ class PostgresCreation:
         if not chosen:
             return self._all_created(specs, await connection.fetchval(INSERT_NEW, *arguments), place=place)
         now, inserted = (await connection.fetch(INSERT, *arguments))[0]
+        new = {str(job_id) for job_id in inserted or ()}
         known = await connection.fetch(KNOWN, chosen)
-        ended = {record[0] for record in known if record[2]}
-        revived = [job_id for job_id in inserted or () if job_id in ended]
-        if revived:
-            await connection.execute(REMOVE, revived)
-        new = {str(job_id) for job_id in inserted or () if job_id not in ended}
+        new -= await _remove_revived(connection, new, known)
         return self._created(specs, now, new, known={str(record[0]): record[1] for record in known}, place=place)
 
     def _all_created(self, specs: Sequence[JobSpec], now: datetime, *, place: int) -> Created:
@@ -255,6 +240,14 @@ class PostgresCreation:
 
 def _column(values: list[ValueT]) -> list[ValueT]:
     return values if len(set(values)) > 1 else values[:1]
+
+
+async def _remove_revived(connection: Connection, inserted: Container[str], known: Iterable[Row]) -> set[str]:
+    """Jobs that ended before and that this transaction has made anew; not any more, after this."""
+    revived = {job_id for record in known if record[2] and (job_id := str(record[0])) in inserted}
+    if revived:
+        await connection.execute(REMOVE, list(revived))
+    return revived
 
 
 def _handed_out(hand_outs: Sequence[HandOut], leased: Mapping[str, Row], rest: Created) -> HandedOut:

@@ -1,7 +1,7 @@
 """How statements reach PostgreSQL: raw asyncpg on pooled connections.
 
-`fetch` runs one statement as its own transaction, in one round trip; `begin` opens a
-transaction for commands that need several. A connection that broke is thrown away, and
+`fetch` runs one statement as its own transaction, in one round trip, and `connect` any
+number of such; `begin` opens a transaction for commands that need several. A connection that broke is thrown away, and
 one that is found dead is never handed out, so that a restart of the server costs at
 most the calls that were under way.
 """
@@ -77,13 +77,13 @@ class Session:
 
     async def fetch(self, statement: str, *arguments: Any) -> list[Row]:
         """One statement, committed when this returns."""
-        async with self._connection() as connection:
+        async with self.connect() as connection:
             return await connection.fetch(statement, *arguments)
 
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[Connection]:
         """A transaction: commits when the block ends, rolls back when it raises."""
-        async with self._connection() as connection, connection.transaction():
+        async with self.connect() as connection, connection.transaction():
             yield connection
 
     async def close(self) -> None:
@@ -91,7 +91,8 @@ class Session:
             await self._idle.pop().discard()
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncGenerator[Connection]:
+    async def connect(self) -> AsyncGenerator[Connection]:
+        """A connection on which each statement is its own transaction."""
         await self._wait_for_slot()
         self._metrics.in_use.inc()
         try:
