@@ -136,6 +136,7 @@ RARE = (
     "lease.token",
     "promote.digest",
     "promote.settled",
+    "repair.ghost_is_absent",
 )
 """Guards that take more than a few seconds to miss; the short form leaves them to the long one."""
 
@@ -181,6 +182,7 @@ _DAMAGED = Focus(
         "birth": 0.3,
         "statement_seconds": 0.2,
         "operator_seconds": 600.0,
+        "tokens": 0.0,
     },
 )
 _EPOCHS = Focus(
@@ -226,6 +228,8 @@ FOCUS = {
             "embed_seconds": 0.5,
             "send_vectors": False,
             "operator_seconds": 0.7,
+            "period_seconds": 3600.0,
+            "look_seconds": 600.0,
             "tokens": 0.0,
         },
     ),
