@@ -138,7 +138,7 @@ async def test_sigterm_of_busy_workers_loses_no_job_that_is_on_its_way(scheduler
     addresses = [address for _, address in replicas]
     async with contextlib.AsyncExitStack() as stack:
         leavers = [await stack.enter_async_context(worker(addresses, f"leaver-{n}", hold=0.001)) for n in range(3)]
-        created = await builders.create(scheduler, 5000)
+        created = await builders.create(scheduler, 2000)
         for leaver in leavers:
             await eventually(lambda leaver=leaver: leaver.count("handled") > 50, within=WITHIN)
             await terminate(leaver.process)
