@@ -203,16 +203,17 @@ def settled(
     facts: Mapping[UUID, FactState], points: Mapping[UUID, PointState], *, pending: frozenset[UUID], epoch: int
 ) -> tuple[Bucket, Bucket]:
     """Digests of both sides over what is not under way: equal exactly when nothing drifts."""
-    left = right = EMPTY
+    both = left = right = EMPTY
     for fact_id in (facts.keys() | points.keys()) - pending:
         fact, point = facts.get(fact_id), points.get(fact_id)
         mine = share(fact, epoch=epoch) if fact else EMPTY
-        left = left.plus(mine)
         if judge(fact, point, epoch=epoch) is None:
-            right = right.plus(mine)
-        elif point is not None and not point.tombstone:
+            both = both.plus(mine)
+            continue
+        left = left.plus(mine)
+        if point is not None and not point.tombstone:
             right = right.plus(share(point, epoch=point.epoch))
-    return left, right
+    return both.plus(left), both.plus(right)
 
 
 def counted(known: Mapping[str, int], drifts: Sequence[Drift]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """What the index holds, read through the indexer: digests and points."""
 
 from collections.abc import AsyncIterator, Sequence
+from functools import lru_cache
 from uuid import UUID
 
 import grpc.aio
@@ -55,8 +56,10 @@ def _point(point: fact_pb2.IndexedPoint) -> PointState:
     )
 
 
+@lru_cache(maxsize=4096)
 def _uuid(text: str) -> UUID:
-    """A point that was damaged may say anything; the zero id is no project's."""
+    """Of a project or source, which many points share. One that was damaged may say anything; the zero id is no
+    project's."""
     try:
         return UUID(text)
     except ValueError:
