@@ -2,12 +2,15 @@
 
 import asyncio
 import shutil
+from itertools import cycle
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from tests.chaos import copies
 from tests.chaos.scene import Scene
+from tests.chaos.verdict import ALIAS
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -136,4 +139,21 @@ async def test_postgres_started_from_an_older_copy_of_its_files(scene: Scene, tm
     await postgres.start()
     async with scene.load():
         await scene.library.edit(max(earlier.texts))
+    await scene.check(repairs=True)
+
+
+async def test_points_damaged_behind_everybodys_back(scene: Scene) -> None:
+    """Some at the very version that they should have: nothing but a new version replaces those."""
+    await scene.library.add(3)
+    await scene.rest()
+    victims = (await scene.live_points())[:12]
+    damages = [
+        {"project_id": str(uuid4())},
+        {"content_hash": "00" * 32},
+        {"version": 1},
+        {"version": max(point.version for point in victims) + 1000},
+    ]
+    for point, damage in zip(victims, cycle(damages), strict=False):
+        await scene.world.qdrant.set_payload(ALIAS, damage, points=[point.point_id], wait=True)
+
     await scene.check(repairs=True)
