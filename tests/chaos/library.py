@@ -77,29 +77,39 @@ class Library:
     sentences_each: int = 12
     shelf: Shelf = field(default_factory=Shelf)
     _numbers: int = 0
+    # One writer at a time: a test writes while the load does, and the shelf must know who came last.
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def add(self, count: int = 1) -> None:
         self._numbers += 1
         uris = [f"book:{self._numbers}-{index}" for index in range(count)]
-        await self._write({uri: [self._sentence() for _ in range(self.sentences_each)] for uri in uris})
+        async with self._turn:
+            await self._write({uri: [self._sentence() for _ in range(self.sentences_each)] for uri in uris})
 
     async def edit(self, uri: str) -> None:
-        """One sentence in three reads differently afterwards."""
-        changed = [self._sentence() if index % 3 == 0 else old for index, old in enumerate(self.shelf.texts[uri])]
-        await self._write({uri: changed})
+        """One sentence in three reads differently afterwards. A text that is gone stays so."""
+        async with self._turn:
+            known = self.shelf.texts.get(uri)
+            if known is not None:
+                await self._write({uri: [old if index % 3 else self._sentence() for index, old in enumerate(known)]})
 
     async def repeat(self, uri: str) -> None:
-        await self._write({uri: self.shelf.texts[uri]})
+        async with self._turn:
+            if uri in self.shelf.texts:
+                await self._write({uri: self.shelf.texts[uri]})
 
     async def delete(self, uri: str) -> None:
-        request = source_service_pb2.DeleteSourceRequest(source_id=self.shelf.source_ids[uri])
-        try:
-            await answered(lambda: self.peers.sources.DeleteSource(request, timeout=ONE_TRY))
-        except grpc.aio.AioRpcError as error:
-            # A try before this one did it, and its answer was lost.
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
-        self.shelf.drop(uri)
+        async with self._turn:
+            if uri not in self.shelf.texts:
+                return
+            request = source_service_pb2.DeleteSourceRequest(source_id=self.shelf.source_ids[uri])
+            try:
+                await answered(lambda: self.peers.sources.DeleteSource(request, timeout=ONE_TRY))
+            except grpc.aio.AioRpcError as error:
+                # A try before this one did it, and its answer was lost.
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+            self.shelf.drop(uri)
 
     async def step(self) -> None:
         """One operation, by lot."""

@@ -39,7 +39,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.sim")
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps with all guards in place")
     parser.add_argument("--seed", type=int, default=None, help="the same seed gives the same run")
-    parser.add_argument("--guard-steps", type=int, default=400_000, help="steps per removed guard at most")
+    parser.add_argument("--guard-steps", type=int, default=2_000_000, help="steps per removed guard at most")
     parser.add_argument("--round", type=int, default=None, help="run this round of the seed alone")
     options = parser.parse_args()
     if options.seed is None:
