@@ -188,7 +188,7 @@ async def test_the_old_version_stays_visible_until_the_new_one_is_whole(desk: De
     assert [fact.quote for fact in await desk.facts(project)] == ["Linus made git."]
 
 
-async def test_facts_that_are_gone_leave_tombstones_above_their_version(desk: Desk) -> None:
+async def test_f11_facts_that_are_gone_leave_tombstones_above_their_version(desk: Desk) -> None:
     project = await desk.project()
     await desk.distilled(project, TEXT)
     before = {fact.extraction_id: fact.version for fact in await desk.facts(project)}

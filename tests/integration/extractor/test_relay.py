@@ -274,6 +274,24 @@ async def test_f12_intents_of_a_relay_that_died_are_sent_by_another_one(
         await eventually(lambda: _settled(desk, indexer))
 
 
+async def test_f14_an_intent_that_is_committed_after_later_ones_is_sent(
+    desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay
+) -> None:
+    """Versions are issued before they are committed, so that one may show up below others that are long sent."""
+    project = await desk.project()
+    await desk.distilled(project, "Ada wrote programs.")
+    await desk.execute("DELETE FROM extractor.outbox WHERE topic = 'fact'")
+    async with start_relay() as relay:
+        async with desk.unit_of_work() as slow:
+            assert await slow.outbox.requeue_orphans(older_than=timedelta(), limit=10, traceparent="") == 1
+            await desk.distilled(project, "Alan broke codes.", uri="file:///b.txt")
+            relay.wake()
+            await eventually(lambda: len(indexer.live) == 1)
+        relay.wake()
+
+        await eventually(lambda: len(indexer.live) == 2)
+
+
 async def test_two_relays_share_the_outbox(desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay) -> None:
     project = await desk.project()
     for n in range(20):

@@ -88,7 +88,7 @@ async def test_epoch_switch_loses_nothing(client: IndexerClient, qdrant: AsyncQd
     assert {each.alias_name: each.collection_name for each in aliases}[prefix] == await client.collection(2)
 
 
-async def test_deleted_fact_does_not_come_back_through_the_new_epoch(client: IndexerClient) -> None:
+async def test_f2_deleted_fact_does_not_come_back_through_the_new_epoch(client: IndexerClient) -> None:
     await client.apply_one(upsert(fact_id(1), 1))
     await client.apply_one(delete(fact_id(1), 2))
     await client.apply_one(upsert(fact_id(2), 1))
@@ -105,7 +105,7 @@ async def test_deleted_fact_does_not_come_back_through_the_new_epoch(client: Ind
     assert set(await live(client, 2)) == {fact_id(2)}
 
 
-async def test_promotion_is_refused_while_facts_are_missing(
+async def test_f10_promotion_is_refused_while_facts_are_missing(
     start_indexer: StartIndexer, qdrant: AsyncQdrantClient
 ) -> None:
     async with start_indexer(epoch_view_seconds=0.1, backfill_interval_seconds=60.0) as running:
@@ -163,7 +163,9 @@ async def _has(client: IndexerClient, *, epoch: int, count: int) -> bool:
     return len(await live(client, epoch)) == count
 
 
-async def test_promotion_is_refused_when_one_version_differs(client: IndexerClient, qdrant: AsyncQdrantClient) -> None:
+async def test_f10_promotion_is_refused_when_one_version_differs(
+    client: IndexerClient, qdrant: AsyncQdrantClient
+) -> None:
     await client.apply([upsert(fact_id(number), 3) for number in range(10)])
     collection = (await create(client)).collection
 
@@ -192,7 +194,7 @@ async def test_roll_back_needs_no_gate_and_keeps_later_writes(client: IndexerCli
     assert fact_id(2) in found
 
 
-async def test_writes_during_the_switch_are_in_both_epochs(start_indexer: StartIndexer) -> None:
+async def test_f18_writes_during_the_switch_are_in_both_epochs(start_indexer: StartIndexer) -> None:
     """Two replicas write, delete and edit while the epoch is made, filled, promoted and rolled back."""
     async with start_indexer(**QUICK) as one, start_indexer(**QUICK) as other:
         await one.client.apply([upsert(fact_id(number)) for number in range(50)])
@@ -325,7 +327,7 @@ async def test_other_replica_writes_to_a_new_epoch_within_its_view(start_indexer
         assert await live(one.client, 1) == await live(one.client, 2)
 
 
-async def test_known_vectors_never_enter_an_epoch_of_another_model(
+async def test_f9_known_vectors_never_enter_an_epoch_of_another_model(
     indexer: RunningIndexer, qdrant: AsyncQdrantClient
 ) -> None:
     client = indexer.client

@@ -37,11 +37,11 @@ async def overwritten_by_an_older_version(client: IndexerClient) -> bool:
     return point.version == 4
 
 
-async def test_version_filter_keeps_older_writes_out(client: IndexerClient) -> None:
+async def test_f1_version_filter_keeps_older_writes_out(client: IndexerClient) -> None:
     assert not await overwritten_by_an_older_version(client)
 
 
-async def test_without_the_version_filter_older_writes_get_in(
+async def test_f1_without_the_version_filter_older_writes_get_in(
     client: IndexerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     always = qdrant_grpc.Condition(filter=qdrant_grpc.Filter())
@@ -51,7 +51,7 @@ async def test_without_the_version_filter_older_writes_get_in(
 
 
 @pytest.mark.parametrize("status", ["Acknowledged", "WaitTimeout", "ClockRejected", "UnknownUpdateStatus"])
-async def test_only_completed_is_durable(status: str) -> None:
+async def test_f4_only_completed_is_durable(status: str) -> None:
     result = qdrant_grpc.UpdateResult(status=getattr(qdrant_grpc.UpdateStatus, status))
 
     with pytest.raises(OutcomeUnknown):
@@ -71,7 +71,7 @@ async def test_write_that_qdrant_did_not_complete_is_never_acknowledged_as_appli
     assert (await client.apply_one(upsert(fact_id(1)))).outcome == RETRY
 
 
-async def test_write_that_vanished_is_not_called_applied(
+async def test_f4_write_that_vanished_is_not_called_applied(
     client: IndexerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Qdrant said completed and does not have it: the read after the write is what counts."""
@@ -85,7 +85,7 @@ async def test_write_that_vanished_is_not_called_applied(
     assert (await client.apply_one(upsert(fact_id(1)))).outcome == RETRY
 
 
-async def test_tombstones_go_after_their_retention_and_not_before(start_indexer: StartIndexer) -> None:
+async def test_f16_tombstones_go_after_their_retention_and_not_before(start_indexer: StartIndexer) -> None:
     hours = {"tombstone_retention_hours": 24.0}
     async with start_indexer(clock=MovedClock(timedelta(hours=-30)), **hours) as past:
         await past.client.apply([delete(fact_id(number), 2) for number in range(5)])
@@ -108,7 +108,7 @@ def _sample(running: RunningIndexer, name: str) -> float:
     return running.metrics.registry.get_sample_value(name) or 0.0
 
 
-async def test_fact_that_came_back_is_not_collected_with_its_old_tombstone(
+async def test_f15_fact_that_came_back_is_not_collected_with_its_old_tombstone(
     start_indexer: StartIndexer, qdrant_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the search for old tombstones and their removal the fact returns."""

@@ -32,7 +32,7 @@ async def test_upsert_is_acknowledged_with_its_point_and_epoch(client: IndexerCl
     assert (point.fact_id, point.version, point.tombstone) == (fact_id(1), 1, False)
 
 
-async def test_same_intent_again_is_applied_and_changes_nothing(client: IndexerClient) -> None:
+async def test_f3_same_intent_again_is_applied_and_changes_nothing(client: IndexerClient) -> None:
     first = await client.apply_one(upsert(fact_id(1)))
 
     again = await client.apply_one(upsert(fact_id(1)))
@@ -41,7 +41,7 @@ async def test_same_intent_again_is_applied_and_changes_nothing(client: IndexerC
     assert (await client.stats()).live_point_count == 1
 
 
-async def test_older_version_is_superseded_and_overwrites_nothing(client: IndexerClient) -> None:
+async def test_f16_older_version_is_superseded_and_overwrites_nothing(client: IndexerClient) -> None:
     await client.apply_one(upsert(fact_id(1), 5, "New text."))
 
     ack = await client.apply_one(upsert(fact_id(1), 4, "Old text."))
@@ -61,7 +61,7 @@ async def test_newest_of_one_batch_wins_and_alone_is_embedded(client: IndexerCli
     assert [text for text in models.texts if text.startswith("Version")] == ["Version 7."]
 
 
-async def test_late_upsert_cannot_bring_a_deleted_fact_back(client: IndexerClient) -> None:
+async def test_f2_late_upsert_cannot_bring_a_deleted_fact_back(client: IndexerClient) -> None:
     await client.apply_one(upsert(fact_id(1), 1))
     deleted = await client.apply_one(delete(fact_id(1), 2))
 
@@ -89,7 +89,7 @@ async def test_fact_can_return_with_a_higher_version(client: IndexerClient) -> N
     assert (await client.stats()).live_point_count == 1
 
 
-async def test_two_contents_for_one_version_are_no_success(client: IndexerClient) -> None:
+async def test_f5_two_contents_for_one_version_are_no_success(client: IndexerClient) -> None:
     await client.apply_one(upsert(fact_id(1), 3, "One content."))
 
     ack = await client.apply_one(upsert(fact_id(1), 3, "Another content."))
@@ -98,7 +98,7 @@ async def test_two_contents_for_one_version_are_no_success(client: IndexerClient
     assert ack.failure.reason == error_reason_pb2.ERROR_REASON_RESOURCE_EXISTS
 
 
-async def test_edit_replaces_text_vectors_and_payload_together(
+async def test_f13_edit_replaces_text_vectors_and_payload_together(
     client: IndexerClient, qdrant: AsyncQdrantClient, collection: str
 ) -> None:
     await client.apply_one(upsert(fact_id(1), 1, "Apples grow.", category="fruit", entities=["Apple"]))
@@ -142,7 +142,7 @@ async def test_edits_of_one_batch_each_obey_their_own_guard(client: IndexerClien
     }
 
 
-async def test_bad_items_are_rejected_alone(client: IndexerClient, models: ScriptedModels) -> None:
+async def test_f17_bad_items_are_rejected_alone(client: IndexerClient, models: ScriptedModels) -> None:
     models.refuse.add("A text that no model takes.")
     bad = {
         new_id(): ({"statement": "  "}, error_reason_pb2.ERROR_REASON_TEXT_EMPTY),

@@ -49,7 +49,7 @@ async def test_unreachable_qdrant_gives_retry_for_each_item(indexer: RunningInde
     await until_applied(indexer.client, *(upsert(fact_id(number)) for number in range(1, 6)))
 
 
-async def test_time_out_whose_write_landed_is_unknown_and_applied_when_sent_again(
+async def test_f8_time_out_whose_write_landed_is_unknown_and_applied_when_sent_again(
     indexer: RunningIndexer, wire: TcpProxy
 ) -> None:
     wire.delay(1.1)
@@ -79,7 +79,7 @@ async def test_stalled_qdrant_is_given_up_after_its_deadline(indexer: RunningInd
     await until_applied(indexer.client, upsert(fact_id(1)))
 
 
-async def test_connection_cut_in_mid_batch_loses_nothing(indexer: RunningIndexer, wire: TcpProxy) -> None:
+async def test_f7_connection_cut_in_mid_batch_loses_nothing(indexer: RunningIndexer, wire: TcpProxy) -> None:
     intents = {fact_id(number): upsert(fact_id(number), 1, f"Fact {number}.") for number in range(1, 400)}
 
     async def cut_often() -> None:
@@ -101,7 +101,7 @@ async def test_connection_cut_in_mid_batch_loses_nothing(indexer: RunningIndexer
     assert points == dict.fromkeys([fact_id(0), *intents], 1)
 
 
-async def test_old_write_that_arrives_late_does_not_overwrite(indexer: RunningIndexer, wire: TcpProxy) -> None:
+async def test_f12_old_write_that_arrives_late_does_not_overwrite(indexer: RunningIndexer, wire: TcpProxy) -> None:
     """A write is held up on its way; a newer one passes it by another road."""
     wire.delay(1.1)
     late = asyncio.create_task(indexer.client.apply_one(upsert(fact_id(1), 1)))

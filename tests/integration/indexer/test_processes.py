@@ -76,7 +76,7 @@ async def stored(client: IndexerClient) -> dict[str, tuple[int, bool]]:
     return {point.fact_id: (point.version, point.tombstone) for point in await client.points()}
 
 
-async def test_engine_killed_in_mid_batch_loses_nothing_acknowledged(client: IndexerClient, engine: Process) -> None:
+async def test_f4_engine_killed_in_mid_batch_loses_nothing_acknowledged(client: IndexerClient, engine: Process) -> None:
     await relay(client, many(300, 1))
 
     async def kill_and_restart() -> None:
@@ -91,7 +91,7 @@ async def test_engine_killed_in_mid_batch_loses_nothing_acknowledged(client: Ind
     assert await stored(client) == {fact_id(number): (2, False) for number in range(1500)}
 
 
-async def test_indexer_killed_in_mid_stream_loses_nothing(client: IndexerClient, service: Process) -> None:
+async def test_f3_indexer_killed_in_mid_stream_loses_nothing(client: IndexerClient, service: Process) -> None:
     async def kill_and_restart() -> None:
         await asyncio.sleep(0.15)
         service.kill()
@@ -104,7 +104,7 @@ async def test_indexer_killed_in_mid_stream_loses_nothing(client: IndexerClient,
     assert await stored(client) == {fact_id(number): (3, False) for number in range(1500)}
 
 
-async def test_older_copy_of_qdrant_shows_in_the_digests_and_is_healed_by_sending_again(
+async def test_f6_older_copy_of_qdrant_shows_in_the_digests_and_is_healed_by_sending_again(
     client: IndexerClient, engine: Process, tmp_path: Path
 ) -> None:
     await relay(client, many(100, 1))

@@ -217,7 +217,7 @@ def token(marker: str, version: int) -> str:
     return write_token(marker=UUID(marker), version=version)
 
 
-async def test_search_waits_for_the_writes_that_its_token_stands_for(client: IndexerClient) -> None:
+async def test_f14_search_waits_for_the_writes_that_its_token_stands_for(client: IndexerClient) -> None:
     await fill(client)
     marker = new_id()
     searching = asyncio.create_task(search(client, "Zanzibar cloves", consistency_token=token(marker, 7)))
