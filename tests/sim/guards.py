@@ -219,15 +219,15 @@ FOCUS = {
         },
     ),
     "apply.looks_again": Focus(
-        faults={**_NO_FAULTS, "slow": 0.2},
+        faults={**_NO_FAULTS, "slow": 0.4},
         shape={
             "sources": 1,
             "keys": 1,
-            "publish_seconds": 1.5,
+            "publish_seconds": 2.5,
             "birth": 0.7,
             "embed_seconds": 0.5,
             "send_vectors": False,
-            "operator_seconds": 0.7,
+            "operator_seconds": 0.2,
             "period_seconds": 3600.0,
             "look_seconds": 600.0,
             "tokens": 0.0,
