@@ -156,7 +156,7 @@ class Reconciler:
         """By digest first, then by id where the digests differ."""
         epoch, facts, points = await self._digests(run, first, last)
         differing = [each for each in range(first, last + 1) if facts.get(each, EMPTY) != points.get(each, EMPTY)]
-        alike = _sum(digest for each, digest in facts.items() if each not in set(differing))
+        alike = _sum(digest for each, digest in facts.items() if digest == points.get(each, EMPTY))
         slice_ = _Slice(
             epoch=epoch,
             first=first,
