@@ -48,7 +48,10 @@ class StandIn:
     def _end(self) -> int:
         assert self._process.stderr
         code = self._process.wait(timeout=30)
-        self._process.stderr.close()
+        if not self._process.stderr.closed:
+            # Shown where a test fails.
+            sys.stderr.write(self._process.stderr.read())
+            self._process.stderr.close()
         return code
 
     def _wait_until_serving(self) -> int:
