@@ -31,7 +31,7 @@ class WitnessStatements:
         }
 
     async def disprove(self) -> None:
-        """_DISPROVE, _SUSPECT, _HOLD_MARKERS and _RESEND_MARKERS."""
+        """_DISPROVE, SUSPECT, _HOLD_MARKERS and _RESEND_MARKERS."""
         transaction = self._transaction
         await transaction.statement("disprove witnesses")
         tables = await transaction.lock()

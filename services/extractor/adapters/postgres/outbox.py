@@ -140,7 +140,7 @@ UPDATE extractor.outbox o SET version = s.version, lease_owner = NULL, due_time 
 """)
 
 # What the index knows and the database does not is found by a comparison.
-_SUSPECT = text("UPDATE extractor.timeline SET suspect_time = now()")
+SUSPECT = text("UPDATE extractor.timeline SET suspect_time = now()")
 
 # Facts that nothing will ever index: not acknowledged, no intent, no dead letter.
 _REQUEUE = text(f"""
@@ -274,7 +274,7 @@ class PostgresOutbox:
         if behind:
             await self._transaction.execute(_ADVANCE)
             await self._transaction.execute(_REISSUE, {"topic": Topic.FACT.value, "keys": behind})
-            await self._transaction.execute(_SUSPECT)
+            await self._transaction.execute(SUSPECT)
         return behind
 
     async def requeue_orphans(self, *, older_than: timedelta, limit: int, traceparent: str) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
+from services.extractor.adapters.postgres.outbox import SUSPECT
 from services.extractor.domain.outbox import Witness
 from services.shared.database.unit_of_work import Transaction
 
@@ -29,8 +30,6 @@ DELETE FROM extractor.witnesses w
 """)
 
 _DISPROVE = text("DELETE FROM extractor.witnesses")
-
-_SUSPECT = text("UPDATE extractor.timeline SET suspect_time = now()")
 
 # Markers that are on their way would speak for what is lost; all are sent again when everything is back.
 _HOLD_MARKERS = text("DELETE FROM extractor.outbox WHERE topic = 'fact' AND since IS NULL")
@@ -58,5 +57,5 @@ class PostgresWitnesses:
 
     async def disprove(self) -> None:
         """The index has lost what it acknowledged: a comparison is due, and until it has ended no marker goes out."""
-        for statement in (_DISPROVE, _SUSPECT, _HOLD_MARKERS, _RESEND_MARKERS):
+        for statement in (_DISPROVE, SUSPECT, _HOLD_MARKERS, _RESEND_MARKERS):
             await self._transaction.execute(statement)
