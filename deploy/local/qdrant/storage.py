@@ -3,6 +3,8 @@
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -78,16 +80,29 @@ def sync(path: Path) -> None:
 def read_through(root: Path) -> None:
     """Blocks. Reads all files once, in order, so that the system has them in memory as far as there is room."""
     chunk = bytearray(1 << 20)
-    for directory, _, files in os.walk(root):
-        for name in files:
-            with Path(directory, name).open("rb", buffering=0) as file:
-                while file.readinto(chunk):
-                    pass
+    for path in _files(root):
+        with suppress(FileNotFoundError), path.open("rb", buffering=0) as file:
+            while file.readinto(chunk):
+                pass
 
 
 def sync_tree(root: Path) -> None:
-    for directory, _, files in os.walk(root):
-        for name in files:
-            sync(Path(directory, name))
+    for path in _files(root):
+        with suppress(FileNotFoundError):
+            sync(path)
+    for directory, _, _ in os.walk(root):
         sync(Path(directory))
     sync(root.parent)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Each file once, directory by directory.
+
+    A thread of the engine prepares the next file of the log under another name, which may vanish before it is opened:
+    directories are listed until they hold nothing new.
+    """
+    for directory, _, _ in os.walk(root):
+        seen = set[str]()
+        while names := {entry.name for entry in os.scandir(directory) if entry.is_file()} - seen:
+            yield from (Path(directory, name) for name in sorted(names))
+            seen |= names
