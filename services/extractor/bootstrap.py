@@ -200,6 +200,7 @@ def _relay_settings(parts: _Parts) -> RelaySettings:
         lease=timedelta(seconds=settings.relay_lease_seconds),
         poll=timedelta(seconds=settings.relay_poll_seconds),
         send_vectors=settings.keep_vectors,
+        settle=timedelta(seconds=settings.reconcile_settle_seconds),
     )
 
 
@@ -262,6 +263,7 @@ def _reconciliation(parts: _Parts, index: IndexAuditClient, watch: IndexWatch, w
         watch=watch,
         wake=wake,
         period=timedelta(seconds=settings.reconcile_period_seconds),
+        settle=timedelta(seconds=settings.reconcile_settle_seconds),
         orphan_after=timedelta(seconds=settings.orphan_after_seconds),
         pace=settings.reconcile_points_per_second,
         look=timedelta(seconds=settings.reconcile_look_seconds),

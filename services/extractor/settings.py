@@ -77,6 +77,13 @@ class ExtractorSettings(ServiceSettings):
         gt=0,
         description="How often to look whether a comparison is due: by its period, or because a store was restored.",
     )
+    reconcile_settle_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="How long a write that was sent may take to land. After a store was restored or the index lost "
+        "something, the comparison that counts begins so much later, and consistency tokens wait for it. Longer than "
+        "INDEXER_EMBED_TIMEOUT_SECONDS and INDEXER_QDRANT_TIMEOUT_SECONDS together.",
+    )
     reconcile_points_per_second: int = Field(
         default=0, ge=0, description="Points that a reconciliation reads per second at most; 0 sets no limit."
     )

@@ -31,6 +31,7 @@ SETTINGS = {
     "INDEXER_QDRANT_TIMEOUT_SECONDS": str(QDRANT_TIMEOUT_SECONDS),
     "EXTRACTOR_RELAY_LEASE_SECONDS": "5",
     "EXTRACTOR_RECONCILE_LOOK_SECONDS": "2",
+    "EXTRACTOR_RECONCILE_SETTLE_SECONDS": "10",
 }
 """Shorter than in production, so that what waits for them ends within a test."""
 

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -83,7 +84,7 @@ class RunRow(NamedTuple):
 
 
 class Tables:
-    """`noticed` and `suspected`: when the timeline last changed, and when the index was last ahead."""
+    """`noticed` and `suspected`: when the timeline last changed, and when the index was last found ahead or lacking."""
 
     __slots__ = (
         "dead",
@@ -107,8 +108,8 @@ class Tables:
         runs: dict[UUID, RunRow] | None = None,
         markers: dict[UUID, MarkerRow] | None = None,
         timeline: int = 1,
-        noticed: float = 0.0,
-        suspected: float = 0.0,
+        noticed: float = -inf,
+        suspected: float = -inf,
         vectors: dict[UUID, dict[str, KeptVector]] | None = None,
         witnesses: dict[tuple[int, str], Witness] | None = None,
     ) -> None:

@@ -17,7 +17,7 @@ from services.extractor.entrypoints.reconciliation_loop import ReconciliationLoo
 from tests.sim.database import Database
 from tests.sim.fact_statements import FactStatements
 from tests.sim.host import Host
-from tests.sim.indexer import Audit, Indexer, Nothing
+from tests.sim.indexer import LONGEST_WAY, Audit, Indexer, Nothing
 from tests.sim.marker_statements import MarkerStatements
 from tests.sim.outbox_statements import OutboxStatements
 from tests.sim.run_statements import RunStatements
@@ -85,6 +85,7 @@ class Extractor:
             watch=watch,
             wake=lambda _: self.relay.wake(),
             period=timedelta(seconds=world.shape.period_seconds),
+            settle=LONGEST_WAY,
             orphan_after=timedelta(seconds=20),
             pace=0,
             look=timedelta(seconds=world.shape.look_seconds),
@@ -101,6 +102,7 @@ class Extractor:
                 lease=LEASE,
                 poll=timedelta(seconds=1),
                 send_vectors=world.shape.send_vectors,
+                settle=LONGEST_WAY,
             ),
             rng=rng,
             metrics=Nothing(),

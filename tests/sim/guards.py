@@ -52,6 +52,7 @@ MODELLED = {
     "repair.version": "a repair holds for the version compared (reconciliations.py, `_REVISE`)",
     "repair.ghost_is_absent": "a ghost is removed only while there is no fact (reconciliations.py, `_BANISH`)",
     "restore.timeline": "a restored database is noticed (reconciliations.py, `_NOTICE_TIMELINE`)",
+    "compare.settles": "a doubt ends when nothing from before it arrives any more (doubts.py, `SETTLED_TIME`)",
 }
 
 
@@ -202,6 +203,12 @@ FOCUS = {
         _ISSUED_TWICE, shape={**_ISSUED_TWICE.shape, "publish_seconds": 1.0, "birth": 0.9, "embed_seconds": 3.0}
     ),
     "restore.timeline": _RESTORED,
+    "compare.settles": replace(
+        _RESTORED,
+        faults={**_NO_FAULTS, "restore_postgres": 1.0, "late_write": 0.5},
+        shape={**_RESTORED.shape, "look_seconds": 1.0, "tokens": 0.0},
+        steps=1000,
+    ),
     "judge.collision": replace(_RESTORED, shape={**_RESTORED.shape, "keys": 1, "look_seconds": 10.0, "birth": 0.7}),
     "settle.superseded": _RESTORED,
     "repair.version": _DAMAGED,

@@ -31,8 +31,8 @@ from tests.sim.world import World
 
 VIEW_SECONDS = 1.5
 LONGEST_FREEZE = 8.0
-# An intent is held by a relay, an indexer and the network at most so long, each with its own standstill.
-RETENTION = timedelta(seconds=6 * LONGEST_FREEZE + 2 * LATEST)
+LONGEST_WAY = timedelta(seconds=6 * LONGEST_FREEZE + 2 * LATEST)
+"""An intent is held by a relay, an indexer and the network at most so long, each with its own standstill."""
 
 
 class Nothing:
@@ -113,7 +113,7 @@ class Indexer:
             epochs=self.epochs,
             facts=facts,
             clock=clock,
-            retention=RETENTION,
+            retention=LONGEST_WAY,
             interval=timedelta(seconds=5),
             metrics=Nothing(),
         )

@@ -1,11 +1,11 @@
 """The statements of `adapters/postgres/markers.py`."""
 
+from datetime import timedelta
 from uuid import UUID
 
 from services.extractor.domain.outbox import Operation
-from services.extractor.domain.reconciliation import RunState
 from tests.sim.database import MarkerRow, OutboxRow, Tables, Transaction
-from tests.sim.world import START
+from tests.sim.doubt_statements import in_doubt
 
 
 class MarkerStatements:
@@ -23,10 +23,10 @@ class MarkerStatements:
         tables.markers[project_id] = held._replace(issued=issued) if held else MarkerRow(marker, issued, 0)
         return issued
 
-    async def release(self) -> bool:
+    async def release(self, *, settle: timedelta) -> bool:
         """_BEHIND and _RELEASE."""
         transaction = self._transaction
-        if self._in_doubt() or not any(
+        if in_doubt(self._world, transaction.tables, settle=settle) or not any(
             row.resend or row.sent < row.issued for row in transaction.tables.markers.values()
         ):
             return False
@@ -40,13 +40,6 @@ class MarkerStatements:
                 tables.markers[project_id] = row._replace(sent=watermark, resend=False)
                 self._send(tables, project_id, row.marker, watermark)
         return waits
-
-    def _in_doubt(self) -> bool:
-        """No comparison has ended well that began after the index was last suspected."""
-        tables = self._transaction.tables
-        done = [row.run for row in tables.runs.values() if row.run.state is RunState.DONE and not row.run.dry_run]
-        compared = max(((run.start_time - START).total_seconds() for run in done), default=-1.0)
-        return tables.suspected > max(compared, 0.0)
 
     def _watermark(self, tables: Tables, project_id: UUID, row: MarkerRow) -> int:
         """The version up to which nothing of the project waits."""

@@ -21,6 +21,7 @@ from services.extractor.domain.reconciliation import (
     share,
 )
 from tests.sim.database import FactRow, OutboxRow, RunRow, Transaction, fact_state
+from tests.sim.doubt_statements import compared, doubt_time, settled_time
 from tests.sim.world import START
 
 
@@ -71,13 +72,13 @@ class RunStatements:
         database.raise_sequence(database.clock_micros())
         return True
 
-    async def due(self, *, period: timedelta) -> bool:
+    async def due(self, *, period: timedelta, settle: timedelta) -> bool:
         """_DUE."""
         await self._transaction.statement("due")
-        tables = self._transaction.tables
-        since = max(self._transaction.now - period.total_seconds(), tables.noticed, tables.suspected)
-        done = [row.run for row in tables.runs.values() if row.run.state is RunState.DONE and not row.run.dry_run]
-        return all(run.start_time < START + timedelta(seconds=since) for run in done)
+        tables, now = self._transaction.tables, self._transaction.now
+        settled = settled_time(self._world, tables, settle=settle)
+        since = max(now - period.total_seconds(), settled if settled <= now else doubt_time(tables))
+        return all(began < since for began in compared(tables))
 
     async def get(self, run_id: UUID) -> Run | None:
         """_GET."""

@@ -2,19 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
 from uuid import UUID
 
 from services.extractor.domain.reconciliation import Run, RunRequest, RunState
 from services.indexer.domain.epochs import EpochState
 from services.shared.errors import ServiceError, Unavailable
 from tests.sim.database import Database
+from tests.sim.doubt_statements import compared, in_doubt
 from tests.sim.extractor import Extractor
 from tests.sim.host import Host
-from tests.sim.indexer import Indexer
+from tests.sim.indexer import LONGEST_FREEZE, LONGEST_WAY, Indexer
 from tests.sim.observer import Observer
-from tests.sim.qdrant import Qdrant
-from tests.sim.world import START, Faults, World
+from tests.sim.qdrant import LATEST, Qdrant
+from tests.sim.world import Faults, World
 
 REPLICAS = 2
 PATIENCE = 400.0
@@ -71,8 +71,8 @@ class System:
         """No more work and no more faults: everything must find its place by itself, or by one reconciliation."""
         self.world.faults = Faults()
         self.world.extend(STEPS_TO_REST)
-        # A publication that had begun may still commit.
-        await asyncio.sleep(5)
+        # A publication that had begun may still commit, and what was sent may still land.
+        await asyncio.sleep(LONGEST_FREEZE + 2 * LATEST)
         await self._until("the outbox is empty", self._idle)
         if self.observer.tainted:
             await self._mend()
@@ -92,10 +92,11 @@ class System:
             await self._until("the restored database was compared", self._compared)
 
     def _compared(self) -> bool:
-        """Whether a run has ended well that was begun after the database was restored."""
-        since = START + timedelta(seconds=self.observer.restored_at)
-        runs = (row.run for row in self.database.committed.runs.values())
-        return any(run.start_time > since and run.state is RunState.DONE for run in runs)
+        """Whether the restore was noticed, and a run has ended well since that leaves the system without a doubt."""
+        tables = self.database.committed
+        noticed = tables.timeline == self.database.generation
+        since = any(began > self.observer.restored_at for began in compared(tables))
+        return noticed and since and not in_doubt(self.world, tables, settle=LONGEST_WAY)
 
     def _idle(self) -> bool:
         return not self.database.committed.outbox and self._running() is None

@@ -47,7 +47,10 @@ _PULLED_TOGETHER = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelaySettings:
-    """`owner` names this process in the leases; with `send_vectors` intents carry the vectors that are kept."""
+    """`owner` names this process in the leases; with `send_vectors` intents carry the vectors that are kept.
+
+    After a doubt about the index no marker is sent until a comparison has ended that began `settle` later.
+    """
 
     owner: str
     batch_size: int = 500
@@ -55,6 +58,7 @@ class RelaySettings:
     lease: timedelta = timedelta(minutes=1)
     poll: timedelta = timedelta(seconds=1)
     send_vectors: bool = True
+    settle: timedelta = timedelta(minutes=1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -191,7 +195,7 @@ class FactRelay:
 
     async def _lease(self, flight: _Flight) -> list[FactIntent]:
         async with self._unit_of_work() as repositories:
-            flight.markers_behind = await repositories.markers.release()
+            flight.markers_behind = await repositories.markers.release(settle=self._settings.settle)
             ready, replaced = await repositories.outbox.lease_facts(
                 owner=self._settings.owner,
                 limit=min(self._settings.batch_size, flight.room),

@@ -2,9 +2,10 @@
 
 It does so on demand, on its period, for a replica that has vanished, and when a store
 seems to have been restored: the timeline of the database is another one, the index knows
-more than it does, or lacks what it acknowledged. Whether a comparison is due is asked of the database alone, so that
-neither a failed run nor a crash loses the reason. It also sends facts again that nothing
-would ever index.
+more than it does, or lacks what it acknowledged. Then it does so twice: at once, and
+when nothing that was sent before can arrive any more. Whether a comparison is due is asked
+of the database alone, so that neither a failed run nor a crash loses the reason. It also
+sends facts again that nothing would ever index.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ class ReconciliationLoop:
         watch: Callable[[], Awaitable[bool]],
         wake: Wake,
         period: timedelta,
+        settle: timedelta,
         orphan_after: timedelta,
         pace: int,
         look: timedelta = timedelta(seconds=30),
@@ -42,6 +44,7 @@ class ReconciliationLoop:
         self._watch = watch
         self._wake = wake
         self._period = period
+        self._settle = settle
         self._orphan_after = orphan_after
         self._pace = pace
         self._look = look.total_seconds()
@@ -100,7 +103,7 @@ class ReconciliationLoop:
         async with self._unit_of_work() as repositories:
             if await repositories.reconciliations.notice_timeline():
                 logger.warning("database_restored_or_failed_over")
-            if not await repositories.reconciliations.due(period=self._period):
+            if not await repositories.reconciliations.due(period=self._period, settle=self._settle):
                 return None
         run, opened = await self._reconciler.begin(RunRequest(pace=self._pace))
         return run if opened else None

@@ -200,7 +200,8 @@ def start_relay(peers: str, desk: Desk, index_watch: IndexWatch) -> StartRelay:
 
     @asynccontextmanager
     async def start(**overrides: Any) -> AsyncIterator[FactRelay]:
-        settings = RelaySettings(**{"owner": "tests", "poll": timedelta(milliseconds=50)} | overrides)
+        defaults = {"owner": "tests", "poll": timedelta(milliseconds=50), "settle": timedelta()}
+        settings = RelaySettings(**defaults | overrides)
         async with AsyncExitStack() as stack:
             channel = await stack.enter_async_context(connect(peers))
             rng = random.Random(2)

@@ -48,6 +48,7 @@ class Auditor:
             watch=self.watch,
             wake=self.desk.woken.append,
             period=timedelta(hours=1),
+            settle=timedelta(),
             orphan_after=timedelta(hours=1),
             pace=0,
             look=look,
@@ -141,7 +142,7 @@ async def test_wiped_index_is_noticed_once(
     assert await _in_doubt(desk)
     assert desk.losses == [None]
     async with desk.unit_of_work() as repositories:
-        assert await repositories.reconciliations.due(period=timedelta(hours=1))
+        assert await repositories.reconciliations.due(period=timedelta(hours=1), settle=timedelta())
 
 
 async def test_index_that_holds_an_older_version_is_noticed(
@@ -266,7 +267,7 @@ async def test_marker_that_was_on_its_way_is_taken_back(
 ) -> None:
     await _token(desk, project)
     async with desk.unit_of_work() as repositories:
-        await repositories.markers.release()
+        await repositories.markers.release(settle=timedelta())
     assert identity.marker_id(project.project_id) in await desk.outbox()
     indexer.points.clear()
 
@@ -323,6 +324,6 @@ async def test_token_of_a_deletion_waits_for_what_the_older_copy_brought_back(
     assert (await auditor.compare()).repaired == 3
 
     async with desk.unit_of_work() as repositories:
-        assert await repositories.markers.release()
+        assert await repositories.markers.release(settle=timedelta())
 
     assert identity.marker_id(project.project_id) not in await desk.outbox()

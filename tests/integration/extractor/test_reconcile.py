@@ -337,13 +337,14 @@ async def _nothing_lost() -> bool:
     return True
 
 
-def _loop(desk: Desk, reconciler: Reconciler) -> ReconciliationLoop:
+def _loop(desk: Desk, reconciler: Reconciler, *, settle: timedelta = timedelta()) -> ReconciliationLoop:
     return ReconciliationLoop(
         reconciler=reconciler,
         unit_of_work=desk.unit_of_work,
         watch=_nothing_lost,
         wake=desk.woken.append,
         period=timedelta(hours=1),
+        settle=settle,
         orphan_after=timedelta(hours=1),
         pace=0,
         look=timedelta(milliseconds=20),
@@ -452,9 +453,9 @@ async def test_a_repair_that_meets_an_intent_leaves_one_that_states_the_fact(des
     assert all(intents[key].version > fact.version for key, fact in facts.items())
 
 
-async def _due(desk: Desk) -> bool:
+async def _due(desk: Desk, *, settle: timedelta = timedelta()) -> bool:
     async with desk.unit_of_work() as repositories:
-        return await repositories.reconciliations.due(period=timedelta(hours=1))
+        return await repositories.reconciliations.due(period=timedelta(hours=1), settle=settle)
 
 
 async def _runs(desk: Desk, *, at_least: int, state: RunState = RunState.DONE) -> bool:

@@ -19,7 +19,7 @@ async def _issue(desk: Desk, project_id: UUID) -> int:
 
 async def _release(desk: Desk) -> bool:
     async with desk.unit_of_work() as repositories:
-        return await repositories.markers.release()
+        return await repositories.markers.release(settle=timedelta())
 
 
 async def _lease(desk: Desk) -> list[Intent]:

@@ -6,12 +6,13 @@ intent like all others; so what the index holds of it is a watermark without gap
 index may have lost it, it is sent again, once nothing waits up to where it was before.
 """
 
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import text
 
+from services.extractor.adapters.postgres.doubts import IN_DOUBT
 from services.extractor.domain.outbox import Operation
-from services.extractor.domain.reconciliation import RunState
 from services.shared.database.unit_of_work import Transaction
 
 _ISSUE = text("""
@@ -26,12 +27,7 @@ RETURNING m.issued
 _BEHIND = text(f"""
 SELECT project_id FROM extractor.markers
  WHERE (sent < issued OR resend)
-   AND NOT EXISTS (
-    SELECT FROM extractor.timeline t WHERE t.suspect_time > coalesce((
-        SELECT max(r.start_time) FROM extractor.reconciliations r
-         WHERE r.state = {RunState.DONE:d} AND NOT r.dry_run
-    ), '-infinity')
-   )
+   AND NOT {IN_DOUBT}
    FOR UPDATE SKIP LOCKED
 """)
 
@@ -72,9 +68,12 @@ class PostgresMarkers:
         result = await self._transaction.execute(_ISSUE, {"project_id": project_id, "marker": marker})
         return result.scalar_one_or_none()
 
-    async def release(self) -> bool:
-        """Puts every marker into the outbox at the version up to which nothing waits. Whether one is still behind."""
-        behind = list((await self._transaction.execute(_BEHIND)).scalars())
+    async def release(self, *, settle: timedelta) -> bool:
+        """Puts every marker into the outbox at the version up to which nothing waits. Whether one is still behind.
+
+        None goes out until a comparison has ended well that began `settle` after the last doubt about the index.
+        """
+        behind = list((await self._transaction.execute(_BEHIND, {"settle": settle})).scalars())
         if not behind:
             return False
         return bool((await self._transaction.execute(_RELEASE, {"project_ids": behind})).scalar_one())

@@ -13,6 +13,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import RowMapping, text
 
+from services.extractor.adapters.postgres.doubts import SUSPECT
 from services.extractor.adapters.postgres.values import said
 from services.extractor.domain.outbox import (
     Backlog,
@@ -138,9 +139,6 @@ WITH stale AS MATERIALIZED (
 UPDATE extractor.outbox o SET version = s.version, lease_owner = NULL, due_time = now()
   FROM stale s WHERE o.topic = :topic AND o.key = s.key
 """)
-
-# What the index knows and the database does not is found by a comparison.
-SUSPECT = text("UPDATE extractor.timeline SET suspect_time = now()")
 
 # Facts that nothing will ever index: not acknowledged, no intent, no dead letter.
 _REQUEUE = text(f"""
@@ -274,6 +272,7 @@ class PostgresOutbox:
         if behind:
             await self._transaction.execute(_ADVANCE)
             await self._transaction.execute(_REISSUE, {"topic": Topic.FACT.value, "keys": behind})
+            # What the index knows and the database does not is found by a comparison.
             await self._transaction.execute(SUSPECT)
         return behind
 

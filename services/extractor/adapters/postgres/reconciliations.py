@@ -8,6 +8,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import RowMapping, text
 
+from services.extractor.adapters.postgres.doubts import COMPARED, DOUBT_TIME, SETTLED_TIME
 from services.extractor.domain.outbox import Operation
 from services.extractor.domain.reconciliation import (
     DIGEST_BYTES,
@@ -51,11 +52,12 @@ DELETE FROM extractor.reconciliations WHERE run_id IN (
 )
 """)
 
+# After a doubt at once, since that repairs most of it, and again when nothing from before it can arrive any more.
 _DUE = text(f"""
 SELECT NOT EXISTS (
     SELECT FROM extractor.reconciliations r LEFT JOIN extractor.timeline t ON true
-     WHERE r.state = {RunState.DONE:d} AND NOT r.dry_run AND r.start_time > now() - CAST(:period AS interval)
-       AND r.start_time >= coalesce(greatest(t.notice_time, t.suspect_time), '-infinity')
+     WHERE {COMPARED} AND r.start_time > now() - CAST(:period AS interval)
+       AND r.start_time >= CASE WHEN {SETTLED_TIME} <= now() THEN {SETTLED_TIME} ELSE {DOUBT_TIME} END
 )
 """)
 
@@ -159,11 +161,11 @@ RETURNING key
 """)
 
 # The timeline that is written to now. The control file tells that of the last checkpoint, which after the promotion of
-# a standby may be minutes old.
+# a standby may be minutes old. The first look at a database is no reason for doubt.
 _NOTICE_TIMELINE = text("""
-INSERT INTO extractor.timeline AS t (system_identifier, timeline_id)
+INSERT INTO extractor.timeline AS t (system_identifier, timeline_id, notice_time)
 SELECT CAST(s.system_identifier AS text),
-       CAST(CAST('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS bit(32)) AS integer)
+       CAST(CAST('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS bit(32)) AS integer), '-infinity'
   FROM pg_control_system() s
 ON CONFLICT (only_row) DO UPDATE
    SET system_identifier = EXCLUDED.system_identifier, timeline_id = EXCLUDED.timeline_id, notice_time = now()
@@ -306,9 +308,12 @@ class PostgresReconciliations:
             await self._transaction.execute(_OUTRUN)
         return bool(changed)
 
-    async def due(self, *, period: timedelta) -> bool:
-        """Whether no run has ended well that began so recently, and in this history, and after the last doubt."""
-        return (await self._transaction.execute(_DUE, {"period": period})).scalar_one()
+    async def due(self, *, period: timedelta, settle: timedelta) -> bool:
+        """Whether no run has ended well that began so recently, and after the last doubt: at once, and `settle` later.
+
+        `settle` is the time after which nothing arrives any more that was sent before.
+        """
+        return (await self._transaction.execute(_DUE, {"period": period, "settle": settle})).scalar_one()
 
     async def _one(self, statement: Any, **parameters: object) -> Run | None:
         row = (await self._transaction.execute(statement, parameters)).mappings().one_or_none()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
-from services.extractor.adapters.postgres.outbox import SUSPECT
+from services.extractor.adapters.postgres.doubts import SUSPECT
 from services.extractor.domain.outbox import Witness
 from services.shared.database.unit_of_work import Transaction
 
