@@ -93,13 +93,15 @@ class FactStatements:
             transaction.touched.add(key)
             fact, row = tables.facts.get(key), tables.outbox.get(key)
             same = fact is not None and (fact.version == each.version or not world.on("ack.fact_version"))
-            # The UPDATE looks at the fact again after its lock, and at the intent as its snapshot had it.
-            same = same and self._answers(each, joined.get(key))
+            # The UPDATE looks at the fact again after its lock, and at the intent as its snapshot had it. The DELETE
+            # looks at the intent again, if its snapshot had it: a lease that was committed since is not seen.
+            answered = self._answers(each, joined.get(key))
+            same = same and answered
             if fact is not None and same and each.embedding_id is not None:
                 tables.facts[key] = fact._replace(embedding_id=each.embedding_id, embedding_epoch=each.epoch)
                 recorded.add(key)
                 transaction.notes.append(("recorded", each))
-            if row is not None and self._answers(each, row):
+            if row is not None and answered and self._answers(each, row):
                 del tables.outbox[key]
                 transaction.notes.append(("settled", (key, row)))
             else:

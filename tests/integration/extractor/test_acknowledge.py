@@ -209,6 +209,18 @@ async def test_an_acknowledgement_that_meets_a_newer_intent_frees_it(desk: Desk)
     assert (row.operation, row.lease_owner) == (2, None)
 
 
+async def test_an_acknowledgement_under_a_lease_that_is_not_committed_changes_nothing(desk: Desk) -> None:
+    """What was sent under the lease before is answered while the relay leases it again."""
+    project = await desk.project()
+    await desk.distilled(project, "Ada wrote programs.")
+    async with desk.unit_of_work() as leasing:
+        ((leased,), _) = await leasing.outbox.lease_facts(owner="relay", limit=1, lease=timedelta(minutes=5))
+        await _acknowledge(desk, leased.intent)
+
+    assert [fact.embedding_id for fact in await desk.facts(project)] == [None]
+    assert (await desk.outbox())[leased.intent.key].lease_owner == "relay"
+
+
 async def _acknowledge(desk: Desk, intent: Intent) -> None:
     async with desk.unit_of_work() as repositories:
         await repositories.facts.update_embedding_ids_batch([_indexed(intent)])
