@@ -150,6 +150,25 @@ async def test_no_marker_goes_out_before_the_comparison_that_counts(
     assert await _marker_goes(desk, project)
 
 
+async def test_relay_holds_markers_until_the_comparison_that_counts(
+    desk: Desk, reconciler: Reconciler, project: Project, indexer: ScriptedIndexer, start_relay: StartRelay
+) -> None:
+    marker = str(identity.marker_id(project.project_id))
+    await _restored(desk)
+    await _issue(desk, project)
+    await _compare(reconciler)
+    async with start_relay(settle=SETTLE) as relay:
+        await eventually(lambda: len(indexer.live) == 3)
+        await eventually(lambda: _nothing_waits(desk))
+        assert marker not in indexer.points
+
+        await _pass(desk, SETTLE)
+        await _compare(reconciler)
+        relay.wake()
+
+        await eventually(lambda: marker in indexer.points)
+
+
 @doubted
 async def test_comparison_that_was_under_way_when_everything_had_arrived_does_not_count(
     desk: Desk, reconciler: Reconciler, project: Project, doubt: Doubt
