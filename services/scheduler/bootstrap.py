@@ -143,7 +143,7 @@ def _registrations(
         steerer=application.steerer,
         dispatcher=application.dispatcher,
         drain=runtime.drain,
-        new_id=Uuid7().text,
+        new_ids=Uuid7().texts,
     )
     worker = WorkerServicer(
         dispatcher=application.dispatcher,
@@ -153,7 +153,7 @@ def _registrations(
         clock=runtime.clock,
         drain=runtime.drain,
         accept_timeout=timedelta(seconds=settings.accept_timeout_seconds),
-        new_id=Uuid7().text,
+        new_ids=Uuid7().texts,
     )
     return [
         register(scheduler_service_pb2_grpc.add_SchedulerServiceServicer_to_server, scheduler),

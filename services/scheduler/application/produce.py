@@ -106,4 +106,4 @@ def _to_result(spec: JobSpec, creation: Creation) -> CreateResult:
     if creation is Creation.DIFFERS:
         refusal = RequestIdReused(f"job {spec.job_id} exists with another spec", metadata={"request_id": spec.job_id})
         return CreateResult(job_id=spec.job_id, created=False, refusal=refusal)
-    return CreateResult(job_id=spec.job_id, created=creation is Creation.CREATED)
+    return CreateResult(spec.job_id, creation is Creation.CREATED)

@@ -41,7 +41,7 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         steerer: Steerer,
         dispatcher: Dispatcher,
         drain: Drain,
-        new_id: mapping.NewId,
+        new_ids: mapping.NewIds,
     ) -> None:
         self._produce = produce
         self._watch = watch
@@ -51,7 +51,7 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         self._steerer = steerer
         self._dispatcher = dispatcher
         self._drain = drain
-        self._new_id = new_id
+        self._new_ids = new_ids
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
         spec = self._specs().read(request.job, request_id=request.request_id, field="job")
@@ -64,7 +64,7 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         if parent is not None:
             self._dispatcher.heard_by(parent)
         results = await self._produce.create_many(specs, parent=parent)
-        return pb.CreateJobsResponse(results=[mapping.from_create_result(result) for result in results])
+        return mapping.from_create_results(results)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         return pb.GetJobResponse(job=mapping.from_job(await self._produce.get(request.job_id.lower())))
@@ -198,7 +198,7 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         )
 
     def _specs(self) -> mapping.SpecReader:
-        return mapping.SpecReader(new_id=self._new_id, traceparent=tracing.current_traceparent())
+        return mapping.SpecReader(new_ids=self._new_ids, traceparent=tracing.current_traceparent())
 
 
 def _checkpoint_interval(request: pb.WatchJobsRequest) -> timedelta:

@@ -36,7 +36,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         clock: Clock,
         drain: Drain,
         accept_timeout: timedelta,
-        new_id: mapping.NewId,
+        new_ids: mapping.NewIds,
     ) -> None:
         self._dispatcher = dispatcher
         self._work = work
@@ -45,7 +45,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         self._clock = clock
         self._drain = drain
         self._accept_timeout = accept_timeout
-        self._new_id = new_id
+        self._new_ids = new_ids
 
     async def LeaseJobs(  # pyright: ignore[reportIncompatibleMethodOverride] - writes frames itself, no generator
         self, request: pb.LeaseJobsRequest, context: Context
@@ -83,7 +83,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
 
     async def CompleteJobs(self, request: pb.CompleteJobsRequest, context: Context) -> pb.CompleteJobsResponse:
         with self._dispatcher.call_of(request.worker_id):
-            specs = mapping.SpecReader(new_id=self._new_id, traceparent=tracing.current_traceparent())
+            specs = mapping.SpecReader(new_ids=self._new_ids, traceparent=tracing.current_traceparent())
             completions = mapping.read_each(
                 request.completions, partial(mapping.to_completion, specs=specs), field="completions"
             )

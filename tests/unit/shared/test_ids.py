@@ -3,6 +3,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
+import pytest
+
 from services.shared.ids import Uuid7, derived, namespace
 
 
@@ -22,12 +24,31 @@ def test_ids_grow_strictly():
     assert all(earlier < later for earlier, later in itertools.pairwise(ids))
 
 
-def test_text_is_the_canonical_form_of_the_next_id():
+@pytest.mark.parametrize("count", [1, 2, 5000])
+def test_texts_are_the_canonical_forms_of_the_next_ids(count):
     new = Uuid7()
-    before, text, after = new(), new.text(), new()
+    before, texts, after = new(), new.texts(count), new()
+    ids = [UUID(text) for text in texts]
 
-    assert str(UUID(text)) == text
-    assert before < UUID(text) < after
+    assert [str(value) for value in ids] == texts
+    assert len(ids) == count
+    assert {(value.version, value.variant) for value in ids} == {(7, "specified in RFC 4122")}
+    assert all(earlier < later for earlier, later in itertools.pairwise([before, *ids, after]))
+
+
+@pytest.mark.parametrize("tail", [(1 << 62) - 2, (1 << 74) - 2], ids=["into its upper digits", "into the time"])
+def test_texts_grow_when_the_count_runs_over(monkeypatch, tail):
+    monkeypatch.setattr(time, "time_ns", lambda: 5_000_000)
+    new = Uuid7()
+    new()
+    # The last step that the first id takes is kept small, so that it is the others that run over.
+    new._tail = tail
+    monkeypatch.setattr(new, "_step", lambda: 0)
+    first, *others = (UUID(text) for text in new.texts(100))
+
+    assert first.int >> 64 < others[-1].int >> 64
+    assert all(earlier < later for earlier, later in itertools.pairwise([first, *others, new()]))
+    assert {(value.version, value.variant) for value in others} == {(7, "specified in RFC 4122")}
 
 
 def test_ids_are_unique_across_threads():

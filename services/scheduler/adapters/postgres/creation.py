@@ -17,7 +17,7 @@ from services.scheduler.adapters.postgres.dispatch import Dispatch
 from services.scheduler.adapters.postgres.session import Connection, Row, Session
 from services.scheduler.application.ports import Created, Creation, HandedOut, HandOut
 from services.scheduler.domain.errors import LeaseLost
-from services.scheduler.domain.job import JobSpec, JobState, LeasedJob, LeaseRef
+from services.scheduler.domain.job import LOWEST_PRIORITY, JobSpec, JobState, LeasedJob, LeaseRef
 from services.scheduler.domain.ready_index import Entry
 
 # Most calls create jobs that differ in little: a column in which all are equal is an array of one.
@@ -112,6 +112,8 @@ SELECT job_id, spec_hash, true FROM scheduler.ended_jobs WHERE job_id = ANY($1::
 # A large call is several statements of one transaction, so that encoding it never holds the event loop for long.
 _SLICE = 500
 
+_MICROSECOND = timedelta(microseconds=1)
+
 REMOVE = "DELETE FROM scheduler.jobs WHERE job_id = ANY($1::uuid[])"
 
 
@@ -169,32 +171,32 @@ class PostgresCreation:
         return self._created(specs, now, new, known={str(record[0]): record[1] for record in known}, place=place)
 
     def _all_created(self, specs: Sequence[JobSpec], now: datetime, *, place: int) -> Created:
-        ready = [
-            self._entry(spec, now, place=offset)
-            for offset, spec in enumerate(specs, start=place)
-            if spec.schedule_time is None or spec.schedule_time <= now
-        ]
+        ready = self._ready(enumerate(specs, start=place), now)
         return Created(results=[Creation.CREATED] * len(specs), ready=ready)
 
     def _created(
         self, specs: Sequence[JobSpec], now: datetime, new: set[str], *, known: Mapping[str, int], place: int
     ) -> Created:
         results: list[Creation] = []
-        ready: list[Entry] = []
+        created: list[tuple[int, JobSpec]] = []
         for offset, spec in enumerate(specs, start=place):
             if spec.job_id in new:
                 new.discard(spec.job_id)
                 results.append(Creation.CREATED)
-                if spec.schedule_time is None or spec.schedule_time <= now:
-                    ready.append(self._entry(spec, now, place=offset))
+                created.append((offset, spec))
             else:
                 same = known.get(spec.job_id) == spec_hash(spec)
                 results.append(Creation.EXISTED if same else Creation.DIFFERS)
-        return Created(results=results, ready=ready)
+        return Created(results=results, ready=self._ready(created, now))
 
-    def _entry(self, spec: JobSpec, now: datetime, *, place: int) -> Entry:
-        rank_time = now + (spec.priority * self._dispatch.ageing + timedelta(microseconds=place))
-        return Entry(spec.job_id, spec.type, spec.project_id, rank_time, spec.limit_key)
+    def _ready(self, created: Iterable[tuple[int, JobSpec]], now: datetime) -> list[Entry]:
+        """Those of new jobs, each with its place in the call, that may be leased; ranked as the insert does."""
+        first = [now + priority * self._dispatch.ageing for priority in range(LOWEST_PRIORITY + 1)]
+        return [
+            Entry(spec.job_id, spec.type, spec.project_id, first[spec.priority] + place * _MICROSECOND, spec.limit_key)
+            for place, spec in created
+            if spec.schedule_time is None or spec.schedule_time <= now
+        ]
 
     def _leased_arguments(self, hand_outs: Sequence[HandOut], accept_timeout: timedelta) -> tuple[object, ...]:
         specs = [each.spec for each in hand_outs]
