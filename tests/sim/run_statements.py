@@ -62,7 +62,7 @@ class RunStatements:
         return None
 
     async def notice_timeline(self) -> bool:
-        """_NOTICE_TIMELINE and _OUTRUN."""
+        """_NOTICE_TIMELINE, _OUTRUN and _ABANDON."""
         transaction = self._transaction
         await transaction.statement("notice timeline")
         tables, database = await transaction.lock(), transaction.database
@@ -70,6 +70,10 @@ class RunStatements:
             return False
         tables.timeline, tables.noticed = database.generation, transaction.now
         database.raise_sequence(database.clock_micros())
+        for run_id, row in tables.runs.items():
+            if row.run.state is RunState.RUNNING:
+                abandoned = replace(row.run, state=RunState.FAILED, end_time=self._world.clock.now())
+                tables.runs[run_id] = row._replace(run=abandoned)
         return True
 
     async def due(self, *, period: timedelta, settle: timedelta) -> bool:

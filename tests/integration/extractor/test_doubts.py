@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from services.extractor.adapters.clients.index_audit import IndexAuditClient
-from services.extractor.application.reconcile import Reconciler
+from services.extractor.application.reconcile import OwnerChanged, Reconciler
 from services.extractor.domain import identity
 from services.extractor.domain.project import Project
 from services.extractor.domain.reconciliation import RunRequest
@@ -179,6 +179,19 @@ async def test_comparison_that_was_under_way_when_everything_had_arrived_does_no
     await reconciler.go_on(run)
 
     assert await _due(desk)
+
+
+async def test_run_of_the_lost_history_does_not_keep_the_place_of_the_comparison_that_is_due(
+    desk: Desk, reconciler: Reconciler, project: Project
+) -> None:
+    run, _ = await reconciler.begin(RunRequest())
+
+    await _restored(desk)
+
+    assert await _due(desk)
+    await _compare(reconciler)
+    with pytest.raises(OwnerChanged):
+        await reconciler.go_on(run)
 
 
 async def test_write_that_lands_after_the_first_comparison_is_found_without_an_operator(

@@ -173,6 +173,11 @@ ON CONFLICT (only_row) DO UPDATE
 RETURNING xmax <> 0 AS changed
 """)
 
+# A run of the other history may never end, and would keep the place of the comparison that is due until its lease ends.
+_ABANDON = text(f"""
+UPDATE extractor.reconciliations SET state = {RunState.FAILED:d}, end_time = now() WHERE state = {RunState.RUNNING:d}
+""")
+
 # Above every version that the lost history can have issued.
 _OUTRUN = text("""
 SELECT setval('extractor.fact_versions', greatest(
@@ -301,11 +306,12 @@ class PostgresReconciliations:
     async def notice_timeline(self) -> bool:
         """Whether the database goes on under another history than when last asked: it was restored, or failed over.
 
-        Versions then start above all that the other history can have issued.
+        Versions then start above all that the other history can have issued, and its run of the reconciliation is over.
         """
         changed = (await self._transaction.execute(_NOTICE_TIMELINE)).scalar_one_or_none()
         if changed:
             await self._transaction.execute(_OUTRUN)
+            await self._transaction.execute(_ABANDON)
         return bool(changed)
 
     async def due(self, *, period: timedelta, settle: timedelta) -> bool:
