@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from tests.bench import scheduler_faults as faults
 from tests.bench import scheduler_latency as latencies
 from tests.bench import scheduler_scenes as scenes
 from tests.bench.scheduler_limits import limits
-from tests.bench.scheduler_load import Client, Drain, connect, enqueue
+from tests.bench.scheduler_load import BATCH, Client, Drain, connect, enqueue, payload
 from tests.support.databases import Databases
 from tests.support.engines import Engines
 
@@ -47,6 +48,7 @@ PEER_JOBS = {"pgqueuer": JOBS, "awa": min(JOBS, 20_000), "procrastinate": min(JO
 FAULT_JOBS = 250_000
 WARM_UP = 5000
 CALLS = 4
+ENQUEUE_ROUNDS = 5
 LATENCY_ROUNDS = 5
 RETAINED_ROUNDS = 12
 SINGLE_WORKERS = 8
@@ -162,11 +164,29 @@ async def fairness(client: Client) -> Figures:
     return figures
 
 
-def peer(name: str, url: str, jobs: int) -> Figures:
+async def enqueue_in_turns(databases: Databases) -> Figures:
+    """Bulk enqueue beside pgqueuer: as it is used, and with as many calls at once and jobs to a call as ours."""
+    ways = {"pgqueuer": (1, 2 * BATCH), "pgqueuer_concurrent": (CALLS, BATCH)}
+    seen: dict[str, list[float]] = {name: [] for name in ("own", *ways)}
+    for _ in range(ENQUEUE_ROUNDS):
+        async with served(databases) as (_, client):
+            await enqueue(client, WARM_UP, job_type="batched", concurrency=CALLS)
+            seen["own"].append(round(await enqueue(client, JOBS, job_type="batched", concurrency=CALLS)))
+        for name, way in ways.items():
+            async with databases.fresh() as url:
+                found = await asyncio.to_thread(peer, "enqueue", url, JOBS, *way, len(payload(0)))
+            if "error" in found:
+                return {"enqueue_in_turns": found}
+            seen[name].append(float(str(found["enqueue_per_s"])))
+    median = {name: statistics.median(each) for name, each in seen.items()}
+    return {"enqueue_in_turns": seen} | {f"enqueue_vs_{name}": round(median["own"] / median[name], 2) for name in ways}
+
+
+def peer(*arguments: object) -> Figures:
     """What a peer reaches; its absence is said, not hidden."""
     try:
         done = subprocess.run(
-            [PEER_PYTHON, str(latencies.PEERS), "throughput", name, url, str(jobs)],
+            [PEER_PYTHON, str(latencies.PEERS), *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=PEER_WITHIN,
@@ -183,10 +203,7 @@ def beside(figures: Figures, pgqueuer: Figures) -> Figures:
     """The figures that are compared with the fastest peer of the same run."""
     if "error" in pgqueuer:
         return {}
-    return {
-        "vs_pgqueuer": _ratio(figures, "grpc_batched_jobs_per_s", pgqueuer["jobs_per_s"]),
-        "enqueue_vs_pgqueuer": _ratio(figures, "enqueue_bulk_per_s", pgqueuer["enqueue_per_s"]),
-    }
+    return {"vs_pgqueuer": _ratio(figures, "grpc_batched_jobs_per_s", pgqueuer["jobs_per_s"])}
 
 
 def _ratio(figures: Figures, name: str, reached: object) -> object:
@@ -219,9 +236,11 @@ async def main() -> None:
                 add(await in_turns[name](databases))
         for name, jobs in PEER_JOBS.items() if "peers" in SCENES else ():
             async with databases.fresh() as url:
-                add({name: await asyncio.to_thread(peer, name, url, jobs)})
+                add({name: await asyncio.to_thread(peer, "throughput", name, url, jobs)})
                 if name == "pgqueuer":
                     add(beside(figures, cast("Figures", figures[name])))
+        if "peers" in SCENES:
+            add(await enqueue_in_turns(databases))
         await databases.close()
     if "faults" in SCENES:
         add(await struck())

@@ -16,7 +16,13 @@ from scristill.scheduler.v1 import worker_service_pb2 as work_pb
 from scristill.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from scristill.scheduler.v1.worker_service_pb2_grpc import WorkerServiceStub
 
+BATCH = 2500
 PAYLOAD = '{"source_id":"0190a6f2-5d5e-7a36-8f64-2f6b9c1a7e11","chunk":17}'
+
+
+def payload(number: int) -> str:
+    """No two of a load are equal, for a column of equal ones would be sent once."""
+    return f"{PAYLOAD[:-3]}1{number:05}}}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,7 +39,7 @@ async def connect(address: str) -> AsyncGenerator[Client]:
 
 
 async def enqueue(
-    client: Client, count: int, *, job_type: str, batch: int = 2500, concurrency: int = 2, project_id: str = "bench"
+    client: Client, count: int, *, job_type: str, batch: int = BATCH, concurrency: int = 2, project_id: str = "bench"
 ) -> float:
     """Creates jobs in bulk. Returns jobs per second."""
     left = iter(range(0, count, batch))
@@ -41,8 +47,8 @@ async def enqueue(
     async def produce() -> None:
         for start in left:
             specs = [
-                job_pb2.JobSpec(type=job_type, project_id=project_id, priority=5, payload=PAYLOAD)
-                for _ in range(min(batch, count - start))
+                job_pb2.JobSpec(type=job_type, project_id=project_id, priority=5, payload=payload(number))
+                for number in range(start, min(start + batch, count))
             ]
             await client.jobs.CreateJobs(jobs_pb.CreateJobsRequest(jobs=specs))
 

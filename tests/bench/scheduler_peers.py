@@ -3,6 +3,9 @@
 `scheduler_peers.py throughput NAME DATABASE_URL JOBS` prints one JSON line. A job counts when its row is gone or marked
 as done in the database; with awa, when its handler has run.
 
+`scheduler_peers.py enqueue DATABASE_URL JOBS CALLS BATCH BYTES` prints how many jobs per second pgqueuer takes in: so
+many calls at once on a connection each, so many jobs to a call, payloads of so many bytes.
+
 `scheduler_peers.py latency NAME DATABASE_URL` reads a number of jobs per line and answers each line with a JSON list:
 the seconds that each of them waited, from the call that creates it to its handler, at some 100 a second.
 """
@@ -13,7 +16,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -75,6 +78,26 @@ async def pgqueuer(url: str, jobs: int) -> dict[str, object]:
     worker.shutdown.set()
     await asyncio.wait([running], timeout=5)
     return {"enqueue_per_s": round(enqueue), "jobs_per_s": round(drain)}
+
+
+async def pgqueuer_enqueue(url: str, jobs: int, calls: int, batch: int, size: int) -> float:
+    """Jobs per second. The first call of each connection is not timed."""
+    from pgqueuer.db import AsyncpgDriver
+    from pgqueuer.queries import Queries
+
+    connections = [Queries(AsyncpgDriver(await asyncpg.connect(url))) for _ in range(calls)]
+    await connections[0].install()
+    left = iter(range(0, jobs, batch))
+
+    async def produce(queries: Queries, starts: Iterable[int]) -> None:
+        for start in starts:
+            count = min(batch, jobs - start)
+            await queries.enqueue(["bench"] * count, [b"x" * size] * count, [0] * count)
+
+    await asyncio.gather(*(produce(queries, [0]) for queries in connections))
+    started = time.perf_counter()
+    await asyncio.gather(*(produce(queries, left) for queries in connections))
+    return jobs / (time.perf_counter() - started)
 
 
 @asynccontextmanager
@@ -194,8 +217,12 @@ async def throughput(name: str, url: str, jobs: str) -> None:
     print(json.dumps(await THROUGHPUTS[name](url, int(jobs))))
 
 
+async def enqueue(url: str, *numbers: str) -> None:
+    print(json.dumps({"enqueue_per_s": round(await pgqueuer_enqueue(url, *map(int, numbers)))}))
+
+
 THROUGHPUTS = {"pgqueuer": pgqueuer, "awa": awa, "procrastinate": procrastinate}
 LATENCIES = {"pgqueuer": pgqueuer_latency, "awa": awa_latency}
 
 if __name__ == "__main__":
-    asyncio.run({"throughput": throughput, "latency": answer}[sys.argv[1]](*sys.argv[2:]))
+    asyncio.run({"throughput": throughput, "enqueue": enqueue, "latency": answer}[sys.argv[1]](*sys.argv[2:]))
