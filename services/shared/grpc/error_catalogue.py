@@ -28,6 +28,8 @@ carry the same reasons in `scristill.errors.v1.ItemFailure`.
 
 - Treat a reason that you do not know by its status code alone.
 - Send a call again by itself only for UNAVAILABLE; for RESOURCE_EXHAUSTED after the delay in `RetryInfo`.
+- CANCELLED without an `ErrorInfo`, and not asked for, means the same as UNAVAILABLE: the server stopped before it had
+  begun the call, or while it ran.
 - INTERNAL comes with an `incident_id`; the traceback stands in the server's log under that id, and nowhere else.
 
 | reason | status code |

@@ -107,9 +107,15 @@ def from_item_failure(failure: item_failure_pb2.ItemFailure, *, peer: str) -> Re
 
 
 def from_rpc_error(error: grpc.RpcError, *, peer: str) -> RemoteError:
-    """What a peer answered, with its details read. `peer` names it in logs: `scheduler`, `indexer` …"""
+    """What a peer answered, with its details read. `peer` names it in logs: `scheduler`, `indexer` …
+
+    CANCELLED without details is an outage: a server that stops drops the calls that wait for it, or that outlast its
+    grace, and gRPC words it so. A cancellation of our own is no answer but a `CancelledError`.
+    """
     remote = RemoteError(peer=peer, code=_code(error.code().value[0]), message=error.details() or "")
     status = _status_of(error)
+    if status is None and remote.code is Code.CANCELLED:
+        remote.code = Code.UNAVAILABLE
     for detail in status.details if status else ():
         _read_detail(detail.type_url.rpartition(".")[2], detail.value, remote)
     return remote

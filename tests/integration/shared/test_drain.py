@@ -12,6 +12,8 @@ from scristill.scheduler.v1 import scheduler_service_pb2 as pb
 from scristill.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 
 from services.shared.clock import SystemClock
+from services.shared.errors import RemoteError
+from services.shared.grpc.errors import remote_errors
 from services.shared.lifecycle import Drain, Loop, LoopSupervisor
 from services.shared.process import shut_down
 from services.shared.service import Runtime
@@ -171,3 +173,33 @@ async def test_health_knows_each_service_and_no_other(serve: Serve):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await servicers.health(running.channel, "no.such.Service")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_call_that_a_server_drops_when_it_stops_is_an_outage(serve: Serve):
+    """Calls that have arrived while its loop was busy, and that it has not begun."""
+
+    async def handle(_request, _context):
+        return pb.GetJobResponse()
+
+    running = await serve(servicers.scheduler(servicers.UnaryUnary(handle)))
+    stub = SchedulerServiceStub(running.channel)
+
+    async def call() -> RemoteError | None:
+        try:
+            with remote_errors("scheduler"):
+                await stub.GetJob(servicers.job_request())
+        except RemoteError as error:
+            return error
+        return None
+
+    assert await call() is None
+    calls = [asyncio.create_task(call()) for _ in range(50)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    time.sleep(0.3)  # noqa: ASYNC251 - this is what keeps the server from beginning them
+    stopping = asyncio.create_task(running.server.stop(GRACE))
+    failures = [error for error in await asyncio.gather(*calls) if error is not None]
+    await stopping
+
+    assert failures
+    assert all(error.transient for error in failures), failures
