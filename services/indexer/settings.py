@@ -77,7 +77,10 @@ class IndexerSettings(ServiceSettings):
 
     scan_page_size: int = Field(default=4000, ge=10, le=20_000, description="Points read at once by a digest scan.")
     tombstone_retention_hours: float = Field(
-        default=168.0, gt=0, description="Age at which tombstones go; must exceed the longest redelivery of an intent."
+        default=168.0,
+        gt=0,
+        description="Age at which tombstones go; must exceed the longest redelivery of an intent, and twice "
+        "EXTRACTOR_RECONCILE_SETTLE_SECONDS.",
     )
     tombstone_interval_seconds: float = Field(
         default=600.0, gt=0, description="Pause between sweeps for old tombstones."

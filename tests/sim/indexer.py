@@ -33,6 +33,9 @@ VIEW_SECONDS = 1.5
 LONGEST_FREEZE = 8.0
 LONGEST_WAY = timedelta(seconds=6 * LONGEST_FREEZE + 2 * LATEST)
 """An intent is held by a relay, an indexer and the network at most so long, each with its own standstill."""
+RETENTION = 2 * LONGEST_WAY
+"""After a restore the index may hold a deletion that the database does not know: the comparison that ends the doubt
+must still find its tombstone, and begins no earlier than `LONGEST_WAY` later."""
 
 
 class Nothing:
@@ -113,7 +116,7 @@ class Indexer:
             epochs=self.epochs,
             facts=facts,
             clock=clock,
-            retention=LONGEST_WAY,
+            retention=RETENTION,
             interval=timedelta(seconds=5),
             metrics=Nothing(),
         )
