@@ -3,10 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
 from scristill.extractor.v1 import source_service_pb2
 
 from tests.support.command import ROOT, Scristill
 from tests.support.invariants import Peers, check_at_rest
+
+# Each step is a process of its own, on a machine that may run another suite beside.
+pytestmark = pytest.mark.timeout(300)
 
 CORPUS = ROOT / "deploy/demo/corpus"
 

@@ -318,10 +318,10 @@ class ScriptedScheduler(scheduler_service_pb2_grpc.SchedulerServiceServicer):
     async def CreateJobs(
         self, request: job_pb.CreateJobsRequest, context: grpc.aio.ServicerContext
     ) -> job_pb.CreateJobsResponse:
+        self.traces += [value for key, value in context.invocation_metadata() if key == "traceparent"]
         if self.down:
             self.down -= 1
             await abort(context, Unavailable.of("postgresql"))
-        self.traces += [value for key, value in context.invocation_metadata() if key == "traceparent"]
         response = job_pb.CreateJobsResponse()
         for spec in request.jobs:
             result = response.results.add(job_id=spec.job_id, created=spec.job_id not in self.created)

@@ -85,16 +85,17 @@ async def test_a_deleted_source_leaves_a_finished_job_alone(
 async def test_the_job_carries_the_trace_of_the_call_that_asked_for_it(
     desk: Desk, scheduler: ScriptedScheduler, job_relay: IntentRelay
 ) -> None:
-    scheduler.down = 10_000  # until the trace is in the row
+    scheduler.down = 10_000  # a call that begins before the trace is in the row must not create the job
     project = await desk.project()
     source = await desk.ingest(project, "Ada wrote programs.")
     trace_id = "0af7651916cd43dd8448eb211c80319c"
     await desk.execute("UPDATE extractor.outbox SET traceparent = :trace", trace=f"00-{trace_id}-b7ad6b7169203331-01")
 
+    await eventually(lambda: trace_id in {trace.split("-")[1] for trace in scheduler.traces})
     scheduler.down = 0
 
     await eventually(lambda: str(source.job_id) in scheduler.created)
-    assert scheduler.traces[0].split("-")[1] == trace_id
+    assert scheduler.traces[-1].split("-")[1] == trace_id
 
 
 async def test_storing_sources_wakes_the_relay(desk: Desk) -> None:
