@@ -92,7 +92,7 @@ class OutboxStatements:
         return buried
 
     async def reissue(self, intents: Sequence[Intent]) -> list[UUID]:
-        """_LOCK_FACTS, _FREE, _BEHIND, _ADVANCE, _REISSUE and SUSPECT."""
+        """_LOCK_FACTS, _FREE, _BEHIND, OUTRUN, _REISSUE and SUSPECT."""
         transaction = self._transaction
         await self._free([(each.key, each.version, each.lease_token) for each in intents])
         await transaction.statement("reissue", [(str(each.key)[:8], each.version) for each in intents])

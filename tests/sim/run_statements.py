@@ -62,7 +62,7 @@ class RunStatements:
         return None
 
     async def notice_timeline(self) -> bool:
-        """_NOTICE_TIMELINE, _OUTRUN and _ABANDON."""
+        """_NOTICE_TIMELINE, OUTRUN and _ABANDON."""
         transaction = self._transaction
         await transaction.statement("notice timeline")
         tables, database = await transaction.lock(), transaction.database

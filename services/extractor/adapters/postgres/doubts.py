@@ -11,6 +11,12 @@ from services.extractor.domain.reconciliation import RunState
 
 SUSPECT = text("UPDATE extractor.timeline SET suspect_time = now()")
 
+# Above every version that a lost history can have issued: the time in microseconds is.
+OUTRUN = text("""
+SELECT setval('extractor.fact_versions', greatest(
+    nextval('extractor.fact_versions'), CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)))
+""")
+
 COMPARED = f"r.state = {RunState.DONE:d} AND NOT r.dry_run"
 """That a row `r` of the reconciliations is a comparison that has ended well."""
 

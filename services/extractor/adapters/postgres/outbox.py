@@ -13,7 +13,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import RowMapping, text
 
-from services.extractor.adapters.postgres.doubts import SUSPECT
+from services.extractor.adapters.postgres.doubts import OUTRUN, SUSPECT
 from services.extractor.adapters.postgres.values import said
 from services.extractor.domain.outbox import (
     Backlog,
@@ -122,11 +122,6 @@ SELECT o.key FROM extractor.outbox o
   JOIN unnest(CAST(:keys AS uuid[]), CAST(:versions AS bigint[]), CAST(:lease_tokens AS uuid[]))
        AS a (key, version, lease_token) ON {_ANSWERED}
  ORDER BY o.key FOR UPDATE OF o
-""")
-
-_ADVANCE = text("""
-SELECT setval('extractor.fact_versions', greatest(
-    nextval('extractor.fact_versions'), CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)))
 """)
 
 _REISSUE = text("""
@@ -270,7 +265,7 @@ class PostgresOutbox:
         await self._transaction.execute(_FREE, parameters)
         behind = list((await self._transaction.execute(_BEHIND, parameters)).scalars())
         if behind:
-            await self._transaction.execute(_ADVANCE)
+            await self._transaction.execute(OUTRUN)
             await self._transaction.execute(_REISSUE, {"topic": Topic.FACT.value, "keys": behind})
             # What the index knows and the database does not is found by a comparison.
             await self._transaction.execute(SUSPECT)

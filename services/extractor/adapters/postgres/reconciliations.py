@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import RowMapping, text
 
-from services.extractor.adapters.postgres.doubts import COMPARED, DOUBT_TIME, SETTLED_TIME
+from services.extractor.adapters.postgres.doubts import COMPARED, DOUBT_TIME, OUTRUN, SETTLED_TIME
 from services.extractor.domain.outbox import Operation
 from services.extractor.domain.reconciliation import (
     DIGEST_BYTES,
@@ -178,12 +178,6 @@ _ABANDON = text(f"""
 UPDATE extractor.reconciliations SET state = {RunState.FAILED:d}, end_time = now() WHERE state = {RunState.RUNNING:d}
 """)
 
-# Above every version that the lost history can have issued.
-_OUTRUN = text("""
-SELECT setval('extractor.fact_versions', greatest(
-    nextval('extractor.fact_versions'), CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)))
-""")
-
 
 class PostgresReconciliations:
     def __init__(self, transaction: Transaction) -> None:
@@ -310,7 +304,7 @@ class PostgresReconciliations:
         """
         changed = (await self._transaction.execute(_NOTICE_TIMELINE)).scalar_one_or_none()
         if changed:
-            await self._transaction.execute(_OUTRUN)
+            await self._transaction.execute(OUTRUN)
             await self._transaction.execute(_ABANDON)
         return bool(changed)
 
