@@ -64,22 +64,18 @@ class SpecReader:
             if start:
                 await asyncio.sleep(0)
             part = specs[start : start + _SPECS_PER_TURN]
-            fresh = () if request_id else self._new_ids(len(part))
-            for index, spec in enumerate(part, start=start):
+            identities = self._identities(request_id, range(start, start + len(part)))
+            for index, (spec, identity) in enumerate(zip(part, identities, strict=True), start=start):
                 try:
-                    if request_id:
-                        read.append(self._read(spec, derived=_derived(request_id, index)))
-                    else:
-                        read.append(self._read(spec, fresh=fresh[index - start]))
+                    read.append(self._read(spec, identity, recurs=bool(request_id)))
                 except InvalidRequest as error:
                     raise _under(f"{field}[{index}]", error) from error
         return read
 
     def read(self, spec: job_pb2.JobSpec, *, request_id: str, field: str) -> JobSpec:
         try:
-            if request_id:
-                return self._read(spec, derived=_derived(request_id, 0))
-            return self._read(spec, fresh=self._new_ids(1)[0])
+            (identity,) = self._identities(request_id, range(1))
+            return self._read(spec, identity, recurs=bool(request_id))
         except InvalidRequest as error:
             raise _under(field, error) from error
 
@@ -89,24 +85,30 @@ class SpecReader:
         children: list[JobSpec] = []
         for index, spec in enumerate(completion.children):
             try:
-                children.append(self._read(spec, derived=str(ids.derived(_BY_PARENT, parent, index))))
+                children.append(self._read(spec, str(ids.derived(_BY_PARENT, parent, index)), recurs=True))
             except InvalidRequest as error:
                 raise _under(f"children[{index}]", error) from error
         return tuple(children)
 
-    def _read(self, spec: job_pb2.JobSpec, *, derived: str = "", fresh: str = "") -> JobSpec:
-        """A spec without an identity gets `derived`, which may come again, or else `fresh`, which cannot.
+    def _identities(self, request_id: str, places: range) -> Sequence[str]:
+        """For specs without one: the same again for the same request, new ones for a call that has no name."""
+        if request_id:
+            return [str(ids.derived(_BY_REQUEST, request_id.lower(), place)) for place in places]
+        return self._new_ids(len(places))
+
+    def _read(self, spec: job_pb2.JobSpec, identity: str, *, recurs: bool) -> JobSpec:
+        """A spec without an identity gets `identity`; `recurs` says whether that may come again.
 
         Names fields from the spec on: a path for each of thousands would cost as much as reading them. So do keywords.
         """
-        job_id = spec.job_id.lower() or derived
+        job_id = spec.job_id.lower()
         project_id, limit_key = spec.project_id, spec.limit_key
         refuse_nul(project_id, field="project_id")
         if limit_key:
             refuse_nul(limit_key, field="limit_key")
         return JobSpec(
-            job_id or fresh,
-            bool(job_id),
+            job_id or identity,
+            recurs or bool(job_id),
             spec.type,
             project_id,
             spec.priority,
@@ -116,10 +118,6 @@ class SpecReader:
             spec.max_attempts,
             self._traceparent,
         )
-
-
-def _derived(request_id: str, index: int) -> str:
-    return str(ids.derived(_BY_REQUEST, request_id.lower(), index))
 
 
 def _under(path: str, error: InvalidRequest) -> InvalidRequest:
