@@ -26,6 +26,7 @@ from services.extractor.application.index_watch import IndexWatch
 from services.extractor.application.intent_relay import IntentRelay
 from services.extractor.application.projects import ProjectCommands
 from services.extractor.application.publish import PublishVersion
+from services.extractor.application.reconcile import Reconciler
 from services.extractor.application.report import Report
 from services.extractor.application.settle import SettleFacts
 from services.extractor.application.sources import SourceCommands, SourceLimits, SourceQueries
@@ -109,6 +110,9 @@ class Desk:
         rows = await self.execute("SELECT * FROM extractor.outbox WHERE topic = 'fact'")
         return {row.key: row for row in rows}
 
+    async def nothing_waits(self) -> bool:
+        return not await self.outbox()
+
 
 @pytest.fixture
 async def extractor_url(migrated_database: MigratedDatabase) -> str:
@@ -187,6 +191,19 @@ async def index_watch(peers: str, desk: Desk) -> AsyncIterator[IndexWatch]:
             unit_of_work=desk.unit_of_work,
             index=IndexAuditClient(channel),
             on_loss=lambda: desk.losses.append(None),
+            metrics=Metrics(),
+        )
+
+
+@pytest.fixture
+async def reconciler(peers: str, desk: Desk) -> AsyncIterator[Reconciler]:
+    async with connect(peers) as channel:
+        yield Reconciler(
+            unit_of_work=desk.unit_of_work,
+            index=IndexAuditClient(channel),
+            wake=desk.woken.append,
+            new_id=Uuid7(),
+            owner="tests",
             metrics=Metrics(),
         )
 

@@ -1,19 +1,15 @@
 """What ends a doubt about the index: a comparison that began when nothing from before it could arrive any more."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
 
-from services.extractor.adapters.clients.index_audit import IndexAuditClient
 from services.extractor.application.reconcile import OwnerChanged, Reconciler
 from services.extractor.domain import identity
 from services.extractor.domain.project import Project
 from services.extractor.domain.reconciliation import RunRequest
 from services.extractor.entrypoints.reconciliation_loop import ReconciliationLoop
-from services.shared.grpc.channel import connect
-from services.shared.ids import Uuid7
-from services.shared.telemetry.metrics import Metrics
 from tests.integration.extractor.conftest import Desk, StartRelay, running
 from tests.integration.extractor.peers import ScriptedIndexer
 from tests.support.waiting import eventually
@@ -45,19 +41,6 @@ Doubt = Callable[[Desk], Awaitable[None]]
 
 
 @pytest.fixture
-async def reconciler(peers: str, desk: Desk) -> AsyncIterator[Reconciler]:
-    async with connect(peers) as channel:
-        yield Reconciler(
-            unit_of_work=desk.unit_of_work,
-            index=IndexAuditClient(channel),
-            wake=desk.woken.append,
-            new_id=Uuid7(),
-            owner="tests",
-            metrics=Metrics(),
-        )
-
-
-@pytest.fixture
 async def project(desk: Desk, reconciler: Reconciler, indexer: ScriptedIndexer, start_relay: StartRelay) -> Project:
     """Facts that are indexed and compared; one of another source waits."""
     project = await desk.project()
@@ -65,15 +48,11 @@ async def project(desk: Desk, reconciler: Reconciler, indexer: ScriptedIndexer, 
         await repositories.reconciliations.notice_timeline()
     await desk.distilled(project, "Ada wrote programs. Grace found bugs.")
     async with start_relay():
-        await eventually(lambda: _nothing_waits(desk))
+        await eventually(desk.nothing_waits)
     await _compare(reconciler)
     assert indexer.live
     await desk.distilled(project, "Linus made git.", uri="file:///b")
     return project
-
-
-async def _nothing_waits(desk: Desk) -> bool:
-    return not await desk.outbox()
 
 
 async def _compare(reconciler: Reconciler) -> None:
@@ -159,7 +138,7 @@ async def test_relay_holds_markers_until_the_comparison_that_counts(
     await _compare(reconciler)
     async with start_relay(settle=SETTLE) as relay:
         await eventually(lambda: len(indexer.live) == 3)
-        await eventually(lambda: _nothing_waits(desk))
+        await eventually(desk.nothing_waits)
         assert marker not in indexer.points
 
         await _pass(desk, SETTLE)

@@ -1,7 +1,6 @@
 """An index that was wiped, or is an older copy of itself, is noticed; and nobody is told meanwhile that it has all."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,7 +8,6 @@ from uuid import UUID
 
 import pytest
 
-from services.extractor.adapters.clients.index_audit import IndexAuditClient
 from services.extractor.application.index_watch import IndexWatch
 from services.extractor.application.reconcile import Reconciler
 from services.extractor.domain import identity
@@ -18,9 +16,6 @@ from services.extractor.domain.project import Project
 from services.extractor.domain.reconciliation import Run, RunRequest
 from services.extractor.entrypoints.reconciliation_loop import ReconciliationLoop
 from services.shared.errors import RemoteError
-from services.shared.grpc.channel import connect
-from services.shared.ids import Uuid7
-from services.shared.telemetry.metrics import Metrics
 from tests.integration.extractor.conftest import Desk, StartRelay, running
 from tests.integration.extractor.peers import ScriptedIndexer
 from tests.support.waiting import eventually
@@ -56,17 +51,8 @@ class Auditor:
 
 
 @pytest.fixture
-async def auditor(peers: str, desk: Desk, index_watch: IndexWatch) -> AsyncIterator[Auditor]:
-    async with connect(peers) as channel:
-        reconciler = Reconciler(
-            unit_of_work=desk.unit_of_work,
-            index=IndexAuditClient(channel),
-            wake=desk.woken.append,
-            new_id=Uuid7(),
-            owner="tests",
-            metrics=Metrics(),
-        )
-        yield Auditor(desk=desk, watch=index_watch, reconciler=reconciler)
+def auditor(desk: Desk, index_watch: IndexWatch, reconciler: Reconciler) -> Auditor:
+    return Auditor(desk=desk, watch=index_watch, reconciler=reconciler)
 
 
 @pytest.fixture
@@ -90,12 +76,8 @@ async def _index(
 ) -> None:
     await desk.distilled(project, text, uri=uri)
     async with start_relay():
-        await eventually(lambda: _nothing_waits(desk))
+        await eventually(desk.nothing_waits)
     assert indexer.live
-
-
-async def _nothing_waits(desk: Desk) -> bool:
-    return not await desk.outbox()
 
 
 async def _witnesses(desk: Desk) -> list[Witness]:

@@ -8,14 +8,10 @@ from uuid import UUID, uuid4
 import pytest
 from scristill.extractor.v1 import consistency_service_pb2 as pb
 
-from services.extractor.adapters.clients.index_audit import IndexAuditClient
 from services.extractor.application.reconcile import OwnerChanged, Reconciler
 from services.extractor.domain.project import Project
 from services.extractor.domain.reconciliation import BUCKET_COUNT, Drift, DriftKind, Run, RunRequest, RunState, id_range
 from services.extractor.entrypoints.reconciliation_loop import ReconciliationLoop
-from services.shared.grpc.channel import connect
-from services.shared.ids import Uuid7
-from services.shared.telemetry.metrics import Metrics
 from tests.integration.extractor.conftest import Desk, StartRelay, running
 from tests.integration.extractor.peers import Point, ScriptedIndexer
 from tests.integration.extractor.service import serving_extractor
@@ -25,31 +21,14 @@ PEOPLE = [f"Person{n} visited town{n}." for n in range(40)]
 
 
 @pytest.fixture
-async def reconciler(peers: str, desk: Desk) -> AsyncIterator[Reconciler]:
-    async with connect(peers) as channel:
-        yield Reconciler(
-            unit_of_work=desk.unit_of_work,
-            index=IndexAuditClient(channel),
-            wake=desk.woken.append,
-            new_id=Uuid7(),
-            owner="tests",
-            metrics=Metrics(),
-        )
-
-
-@pytest.fixture
 async def project(desk: Desk, indexer: ScriptedIndexer, start_relay: StartRelay) -> Project:
     """Forty facts that are indexed."""
     project = await desk.project()
     await desk.distilled(project, " ".join(PEOPLE))
     async with start_relay():
         await eventually(lambda: len(indexer.live) == len(PEOPLE))
-        await eventually(lambda: _nothing_waits(desk))
+        await eventually(desk.nothing_waits)
     return project
-
-
-async def _nothing_waits(desk: Desk) -> bool:
-    return not await desk.outbox()
 
 
 async def _run(reconciler: Reconciler, **request: object) -> Run:
@@ -117,7 +96,7 @@ async def test_each_kind_of_drift_is_named_and_repaired(  # noqa: PLR0917 - fixt
     assert dict(run.drift_counts) == {kind.name: 1}
     assert run.repaired == 1
     async with start_relay():
-        await eventually(lambda: _nothing_waits(desk))
+        await eventually(desk.nothing_waits)
     again = await _run(reconciler)
     assert again.facts == again.points
     assert dict(again.drift_counts) == {}
@@ -170,7 +149,7 @@ async def test_a_write_that_lands_between_the_reads_is_no_drift(
 
     await desk.distilled(project, " ".join(f"Well {sentence}" for sentence in PEOPLE))
     async with start_relay():
-        await eventually(lambda: _nothing_waits(desk))
+        await eventually(desk.nothing_waits)
     indexer.list_gate.set()
     await run
 
@@ -188,7 +167,7 @@ async def test_an_index_that_was_wiped_is_filled_again(
     assert run.drift_counts == {"MISSING": 40}
     async with start_relay():
         await eventually(lambda: len(indexer.live) == 40)
-        await eventually(lambda: _nothing_waits(desk))
+        await eventually(desk.nothing_waits)
     assert all(fact.embedding_id for fact in await desk.facts(project))
 
 
@@ -208,7 +187,7 @@ async def test_f5_a_database_that_was_restored_wins_over_an_index_that_is_ahead(
     intents = await desk.outbox()
     assert all(intents[UUID(fact_id)].version > indexer.points[fact_id].version for fact_id in (first, second))
     async with start_relay():
-        await eventually(lambda: _nothing_waits(desk))
+        await eventually(desk.nothing_waits)
     again = await _run(reconciler)
     assert again.facts == again.points
     assert again.facts.count == 40
