@@ -22,6 +22,7 @@ from deploy.local import environment, table
 from deploy.local.guard import Guard
 from deploy.local.home import Home
 from tests.bench.scheduler_load import Client
+from tests.support.databases import cut_connections
 from tests.support.local_stack import free_ports
 from tests.support.machine import Unit
 
@@ -35,10 +36,6 @@ ENOUGH = 0.95
 WORK_WITHIN = 120.0
 QUIET_SECONDS = 4.0
 
-KILL = """
-SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
 # Jobs in a state other than SUCCEEDED, and the number of those that succeeded.
 ACCOUNT = """
 SELECT (SELECT count(*) FROM scheduler.jobs WHERE type = $1)
@@ -140,9 +137,7 @@ async def strike(worker: SteadfastWorker, url: str, postgres: Unit) -> dict[str,
             await postgres.stop()
             await postgres.start()
         else:
-            connection = await asyncpg.connect(url, timeout=10)
-            await connection.execute(KILL)
-            await connection.close(timeout=10)
+            await cut_connections(url)
         seconds[fault] = await worker.as_fast_as(before, since=time.perf_counter() if fault == "restart" else now)
     return seconds
 

@@ -11,6 +11,21 @@ import asyncpg
 Migrate = Callable[[str], Awaitable[None]]
 
 
+async def cut_connections(url: str) -> None:
+    """Ends the connections of all other clients to the database of `url`, as a failover does.
+
+    PostgreSQL's own workers in it, autovacuum's for one, are not for the owner to end.
+    """
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+    finally:
+        await connection.close(timeout=10)
+
+
 @dataclass(slots=True, kw_only=True)
 class Databases:
     """`templates` are made once and live as long as the session."""

@@ -35,6 +35,9 @@ def server_options(*, share_port: bool, max_connection_age_seconds: float) -> Op
 
 def client_options(*, service_config: str) -> Options:
     return [
+        # A channel's connections are its own: one that is opened anew connects at once,
+        # whatever backoff an older one to the same address is in.
+        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),

@@ -18,6 +18,7 @@ from services.shared.grpc.channel import connect
 from services.shared.worker import Job, Snooze
 from tests.integration.extractor.conftest import Desk
 from tests.integration.extractor.peers import ScriptedGateway, ScriptedScheduler, facts_of, paragraphs
+from tests.support.databases import cut_connections
 from tests.support.waiting import eventually
 
 TEXT = "Ada wrote programs. Grace found bugs. Alan broke codes."
@@ -205,16 +206,16 @@ async def test_a_job_of_a_deleted_source_cannot_work_on_the_source_that_took_its
     assert [fact.quote for fact in await desk.facts(project)] == ["Linus made git."]
 
 
-async def test_an_outage_of_the_database_in_mid_job_is_told_as_one(desk: Desk, gateway: ScriptedGateway) -> None:
+async def test_an_outage_of_the_database_in_mid_job_is_told_as_one(
+    desk: Desk, gateway: ScriptedGateway, extractor_url: str
+) -> None:
     project = await desk.project()
     source = await desk.ingest(project, paragraphs(30))
-    cut = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-              WHERE pid <> pg_backend_pid() AND datname = current_database()"""
     gateway.gate.clear()
     gateway.arrived.clear()
     job = asyncio.create_task(desk.run_job(source))
     await gateway.arrived.wait()
-    await desk.execute(cut)
+    await cut_connections(extractor_url)
     gateway.gate.set()
     (outcome,) = await asyncio.gather(job, return_exceptions=True)
 

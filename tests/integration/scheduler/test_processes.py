@@ -8,12 +8,12 @@ import signal
 import sys
 from pathlib import Path
 
-import asyncpg
 import grpc.aio
 import pytest
 from scristill.scheduler.v1 import job_pb2
 
 from tests.integration.scheduler import builders, harness, history
+from tests.support.databases import cut_connections
 from tests.support.waiting import eventually
 
 ROUNDS = int(os.environ.get("SCHEDULER_STOP_ROUNDS", "3"))
@@ -130,12 +130,7 @@ async def test_every_job_is_accounted_for_when_backends_are_killed(serving, sche
         created = await builders.create(scheduler, 300)
         for goal in (30, 120):
             await eventually(lambda goal=goal: first.count("answered") + second.count("answered") > goal, within=30)
-            connection = await asyncpg.connect(scheduler_url)
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-            await connection.close()
+            await cut_connections(scheduler_url)
         jobs = await all_done(scheduler, created)
         await asyncio.sleep(0.3)
         records = [*first.records, *second.records]

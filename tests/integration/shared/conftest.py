@@ -49,11 +49,12 @@ async def serve() -> AsyncIterator[Serve]:
             outages: Sequence[Classifier] = (),
             default_deadline_seconds: float = 30.0,
             max_concurrent_rpcs: int = 100,
+            port: int = 0,
             **channel_options: Any,
         ) -> Running:
             metrics, client_metrics = Metrics(), Metrics()
             server = GrpcServer(
-                options=ServerOptions(),
+                options=ServerOptions(port=port),
                 chain=build_chain(
                     metrics=metrics,
                     classify=first_known(peer_outage, *outages),

@@ -1,5 +1,7 @@
 """What a channel adds to generated stubs."""
 
+import json
+
 import grpc
 import grpc.aio
 import pytest
@@ -11,9 +13,11 @@ from services.shared.checks import CheckFailed
 from services.shared.errors import NotFound, ResourceExhausted, Unavailable
 from services.shared.grpc.channel import connect
 from services.shared.grpc.checks import peer_check
+from services.shared.grpc.service_config import SERVICE_CONFIG
 from services.shared.telemetry.metrics import Metrics
 from tests.integration.shared import servicers
 from tests.integration.shared.conftest import Serve
+from tests.support.local_stack import free_port
 
 
 def failing_twice(error: Exception, seen: list[str]):
@@ -99,6 +103,19 @@ async def test_two_channels_of_one_process_share_their_metrics():
     metrics = Metrics()
     async with connect("127.0.0.1:1", metrics=metrics), connect("127.0.0.1:2", metrics=metrics):
         pass
+
+
+async def test_new_channel_does_not_wait_out_the_backoff_of_another(serve: Serve):
+    async def handle(_request, _context):
+        return pb.GetJobResponse()
+
+    port, once = free_port(), json.dumps({"loadBalancingConfig": SERVICE_CONFIG["loadBalancingConfig"]})
+    async with connect(f"127.0.0.1:{port}", service_config=once) as early:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await SchedulerServiceStub(early).GetJob(servicers.job_request())
+        handler = servicers.scheduler(servicers.UnaryUnary(handle))
+        running = await serve(handler, port=port, service_config=once)
+        await SchedulerServiceStub(running.channel).GetJob(servicers.job_request())
 
 
 async def test_message_of_many_megabytes_passes(serve: Serve):

@@ -16,6 +16,7 @@ from services.shared.database.health import database_check
 from services.shared.database.unit_of_work import Transaction, UnitOfWork, transactions
 from services.shared.errors import Code, OutcomeUnknown, Reason, ResourceExhausted
 from services.shared.telemetry.metrics import Metrics
+from tests.support.databases import cut_connections
 
 CONCURRENCY = 2
 
@@ -167,19 +168,10 @@ async def test_slow_statement_is_stopped_by_the_server(postgres_url: str, metric
     assert postgres_outage(caught.value) is None
 
 
-async def terminate(postgres_url: str) -> None:
-    connection = await asyncpg.connect(postgres_url)
-    await connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = 'test' AND datname = current_database() AND pid <> pg_backend_pid()"
-    )
-    await connection.close()
-
-
 async def test_lost_connection_is_an_outage_and_the_pool_recovers(uow: UnitOfWork[Transaction], postgres_url: str):
     async def command() -> None:
         async with uow() as tx:
-            await terminate(postgres_url)
+            await cut_connections(postgres_url)
             await add(tx, 1)
 
     with pytest.raises(DBAPIError) as caught:
@@ -194,7 +186,7 @@ async def test_connection_lost_at_commit_leaves_the_outcome_unknown(uow: UnitOfW
     async def command() -> None:
         async with uow() as tx:
             await add(tx, 1)
-            await terminate(postgres_url)
+            await cut_connections(postgres_url)
 
     with pytest.raises(OutcomeUnknown):
         await command()
