@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 
@@ -61,9 +62,7 @@ async def pgqueuer(url: str, jobs: int) -> dict[str, object]:
     queries = Queries(driver)
     await queries.install()
     started = time.perf_counter()
-    for start in range(0, jobs, 5000):
-        count = min(5000, jobs - start)
-        await queries.enqueue(["bench"] * count, [b"x" * 64] * count, [0] * count)
+    await _pgqueuer_fill(queries.enqueue, range(0, jobs, 5000), jobs=jobs, batch=5000, size=64)
     enqueue = jobs / (time.perf_counter() - started)
     worker = PgQueuer(AsyncpgDriver(await asyncpg.connect(url)))
 
@@ -89,15 +88,21 @@ async def pgqueuer_enqueue(url: str, jobs: int, calls: int, batch: int, size: in
     await connections[0].install()
     left = iter(range(0, jobs, batch))
 
-    async def produce(queries: Queries, starts: Iterable[int]) -> None:
-        for start in starts:
-            count = min(batch, jobs - start)
-            await queries.enqueue(["bench"] * count, [b"x" * size] * count, [0] * count)
+    fill = partial(_pgqueuer_fill, jobs=jobs, batch=batch, size=size)
 
-    await asyncio.gather(*(produce(queries, [0]) for queries in connections))
+    await asyncio.gather(*(fill(queries.enqueue, [0]) for queries in connections))
     started = time.perf_counter()
-    await asyncio.gather(*(produce(queries, left) for queries in connections))
+    await asyncio.gather(*(fill(queries.enqueue, left) for queries in connections))
     return jobs / (time.perf_counter() - started)
+
+
+async def _pgqueuer_fill(
+    take: Callable[..., Awaitable[object]], starts: Iterable[int], *, jobs: int, batch: int, size: int
+) -> None:
+    """One call for each start, of `batch` jobs with payloads of `size` bytes, or of as many as are left."""
+    for start in starts:
+        count = min(batch, jobs - start)
+        await take(["bench"] * count, [b"x" * size] * count, [0] * count)
 
 
 @asynccontextmanager

@@ -38,7 +38,7 @@ from services.extractor.domain.source import NewSource, Source, SourceSpec, Vers
 from services.shared.clock import SystemClock
 from services.shared.database.engine import Database
 from services.shared.database.migrations import Migrations, upgrade
-from services.shared.grpc.channel import connect
+from services.shared.grpc.channel import Channel, connect
 from services.shared.ids import Uuid7
 from services.shared.telemetry.metrics import Metrics
 from tests.integration.extractor.peers import ScriptedGateway, ScriptedIndexer, ScriptedScheduler, serving
@@ -140,6 +140,12 @@ async def peers(gateway: ScriptedGateway, indexer: ScriptedIndexer, scheduler: S
         yield address
 
 
+@pytest.fixture
+async def channel(peers: str) -> AsyncIterator[Channel]:
+    async with connect(peers) as channel:
+        yield channel
+
+
 @pytest.fixture(scope="session")
 async def document_converter() -> AsyncIterator[DocumentConverter]:
     async with DocumentConverter() as running:
@@ -154,58 +160,53 @@ async def database(extractor_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def desk(peers: str, database: Database, document_converter: DocumentConverter) -> AsyncIterator[Desk]:
+def desk(channel: Channel, database: Database, document_converter: DocumentConverter) -> Desk:
     unit_of_work = ExtractorUnitOfWork(database)
     woken: list[Topic] = []
-    async with connect(peers) as channel:
-        ask = AskModel(
-            GatewayModel(channel, timeout=timedelta(seconds=10)),
-            concurrency=16,
-            patience=timedelta(seconds=0.2),
-            clock=SystemClock(),
-            rng=random.Random(1),
-        )
-        yield Desk(
-            database=database,
+    ask = AskModel(
+        GatewayModel(channel, timeout=timedelta(seconds=10)),
+        concurrency=16,
+        patience=timedelta(seconds=0.2),
+        clock=SystemClock(),
+        rng=random.Random(1),
+    )
+    return Desk(
+        database=database,
+        unit_of_work=unit_of_work,
+        projects=ProjectCommands(unit_of_work=unit_of_work, wake=woken.append, new_id=Uuid7()),
+        commands=SourceCommands(unit_of_work=unit_of_work, wake=woken.append, new_id=Uuid7(), limits=SourceLimits()),
+        queries=SourceQueries(unit_of_work=unit_of_work),
+        extract=ExtractSource(
             unit_of_work=unit_of_work,
-            projects=ProjectCommands(unit_of_work=unit_of_work, wake=woken.append, new_id=Uuid7()),
-            commands=SourceCommands(
-                unit_of_work=unit_of_work, wake=woken.append, new_id=Uuid7(), limits=SourceLimits()
-            ),
-            queries=SourceQueries(unit_of_work=unit_of_work),
-            extract=ExtractSource(
-                unit_of_work=unit_of_work,
-                converter=document_converter,
-                ask=ask,
-                publish=PublishVersion(unit_of_work=unit_of_work, wake=woken.append),
-                metrics=Metrics(),
-            ),
-            woken=woken,
-        )
+            converter=document_converter,
+            ask=ask,
+            publish=PublishVersion(unit_of_work=unit_of_work, wake=woken.append),
+            metrics=Metrics(),
+        ),
+        woken=woken,
+    )
 
 
 @pytest.fixture
-async def index_watch(peers: str, desk: Desk) -> AsyncIterator[IndexWatch]:
-    async with connect(peers) as channel:
-        yield IndexWatch(
-            unit_of_work=desk.unit_of_work,
-            index=IndexAuditClient(channel),
-            on_loss=lambda: desk.losses.append(None),
-            metrics=Metrics(),
-        )
+def index_watch(channel: Channel, desk: Desk) -> IndexWatch:
+    return IndexWatch(
+        unit_of_work=desk.unit_of_work,
+        index=IndexAuditClient(channel),
+        on_loss=lambda: desk.losses.append(None),
+        metrics=Metrics(),
+    )
 
 
 @pytest.fixture
-async def reconciler(peers: str, desk: Desk) -> AsyncIterator[Reconciler]:
-    async with connect(peers) as channel:
-        yield Reconciler(
-            unit_of_work=desk.unit_of_work,
-            index=IndexAuditClient(channel),
-            wake=desk.woken.append,
-            new_id=Uuid7(),
-            owner="tests",
-            metrics=Metrics(),
-        )
+def reconciler(channel: Channel, desk: Desk) -> Reconciler:
+    return Reconciler(
+        unit_of_work=desk.unit_of_work,
+        index=IndexAuditClient(channel),
+        wake=desk.woken.append,
+        new_id=Uuid7(),
+        owner="tests",
+        metrics=Metrics(),
+    )
 
 
 StartRelay = Callable[..., AbstractAsyncContextManager[FactRelay]]
@@ -238,33 +239,31 @@ def start_relay(peers: str, desk: Desk, index_watch: IndexWatch) -> StartRelay:
 
 
 @pytest.fixture
-async def job_relay(peers: str, desk: Desk) -> AsyncIterator[IntentRelay]:
-    async with connect(peers) as channel:
-        relay = IntentRelay(
-            topic=Topic.JOB,
-            deliver=JobDelivery(SchedulerClient(channel)),
-            is_final=is_final,
-            unit_of_work=desk.unit_of_work,
-            settings=RelaySettings(owner="tests", poll=timedelta(milliseconds=50)),
-            rng=random.Random(3),
-        )
-        async with running(relay.run):
-            yield relay
+async def job_relay(channel: Channel, desk: Desk) -> AsyncIterator[IntentRelay]:
+    relay = IntentRelay(
+        topic=Topic.JOB,
+        deliver=JobDelivery(SchedulerClient(channel)),
+        is_final=is_final,
+        unit_of_work=desk.unit_of_work,
+        settings=RelaySettings(owner="tests", poll=timedelta(milliseconds=50)),
+        rng=random.Random(3),
+    )
+    async with running(relay.run):
+        yield relay
 
 
 @pytest.fixture
-async def cache_relay(peers: str, desk: Desk) -> AsyncIterator[IntentRelay]:
-    async with connect(peers) as channel:
-        relay = IntentRelay(
-            topic=Topic.CACHE,
-            deliver=CacheDelivery(GatewayCache(channel)),
-            is_final=lambda _: False,
-            unit_of_work=desk.unit_of_work,
-            settings=RelaySettings(owner="tests", poll=timedelta(milliseconds=50)),
-            rng=random.Random(4),
-        )
-        async with running(relay.run):
-            yield relay
+async def cache_relay(channel: Channel, desk: Desk) -> AsyncIterator[IntentRelay]:
+    relay = IntentRelay(
+        topic=Topic.CACHE,
+        deliver=CacheDelivery(GatewayCache(channel)),
+        is_final=lambda _: False,
+        unit_of_work=desk.unit_of_work,
+        settings=RelaySettings(owner="tests", poll=timedelta(milliseconds=50)),
+        rng=random.Random(4),
+    )
+    async with running(relay.run):
+        yield relay
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from services.extractor.domain.errors import StaleHolder
 from services.extractor.domain.source import Source, SourceState
 from services.extractor.entrypoints.extract_jobs import ExtractJobs
 from services.shared.errors import Reason, Unavailable
-from services.shared.grpc.channel import connect
+from services.shared.grpc.channel import Channel
 from services.shared.worker import Job, Snooze
 from tests.integration.extractor.conftest import Desk
 from tests.integration.extractor.peers import ScriptedGateway, ScriptedScheduler, facts_of, paragraphs
@@ -163,21 +163,20 @@ async def test_a_job_whose_source_is_deleted_changes_nothing(desk: Desk, gateway
 
 
 async def test_a_job_that_was_created_after_its_source_was_deleted_is_withdrawn(
-    desk: Desk, peers: str, scheduler: ScriptedScheduler
+    desk: Desk, channel: Channel, scheduler: ScriptedScheduler
 ) -> None:
     """The call that creates it was late, so that the deletion found no job to cancel."""
     source = await desk.ingest(await desk.project(), TEXT)
     await desk.commands.delete(source.source_id)
-    async with connect(peers) as channel:
-        handle = ExtractJobs(desk.extract, jobs=SchedulerClient(channel), rng=random.Random(7))
+    handle = ExtractJobs(desk.extract, jobs=SchedulerClient(channel), rng=random.Random(7))
 
-        with pytest.raises(Snooze):
-            await handle(_leased(source))
-        assert scheduler.cancelled == [str(source.job_id)]
+    with pytest.raises(Snooze):
+        await handle(_leased(source))
+    assert scheduler.cancelled == [str(source.job_id)]
 
-        scheduler.down = 1
-        with pytest.raises(Snooze):
-            await handle(_leased(source))
+    scheduler.down = 1
+    with pytest.raises(Snooze):
+        await handle(_leased(source))
 
 
 def _leased(source: Source) -> Job:

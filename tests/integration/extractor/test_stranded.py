@@ -1,7 +1,7 @@
 """No source stays open in silence when its job is gone."""
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -12,7 +12,7 @@ from services.extractor.adapters.clients.scheduler import SchedulerClient
 from services.extractor.application.stranded import StrandedVersions
 from services.extractor.domain.source import Source, SourceState
 from services.shared.errors import Reason
-from services.shared.grpc.channel import connect
+from services.shared.grpc.channel import Channel
 from services.shared.ids import Uuid7
 from tests.integration.extractor.conftest import Desk, running
 from tests.integration.extractor.peers import ScriptedScheduler
@@ -22,20 +22,19 @@ MakeStranded = Callable[[timedelta], StrandedVersions]
 
 
 @pytest.fixture
-async def make_stranded(peers: str, desk: Desk) -> AsyncIterator[MakeStranded]:
-    async with connect(peers) as channel:
+def make_stranded(channel: Channel, desk: Desk) -> MakeStranded:
 
-        def make(older_than: timedelta) -> StrandedVersions:
-            return StrandedVersions(
-                unit_of_work=desk.unit_of_work,
-                jobs=SchedulerClient(channel),
-                wake=desk.woken.append,
-                new_id=Uuid7(),
-                rng=random.Random(7),
-                older_than=older_than,
-            )
+    def make(older_than: timedelta) -> StrandedVersions:
+        return StrandedVersions(
+            unit_of_work=desk.unit_of_work,
+            jobs=SchedulerClient(channel),
+            wake=desk.woken.append,
+            new_id=Uuid7(),
+            rng=random.Random(7),
+            older_than=older_than,
+        )
 
-        yield make
+    return make
 
 
 @pytest.fixture

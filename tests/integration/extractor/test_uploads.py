@@ -12,7 +12,7 @@ from services.extractor.adapters.clients.llm_gateway import GatewayCache
 from services.extractor.application.certify import CertifyDeletion
 from services.extractor.entrypoints.source_servicer import SourceServicer
 from services.shared.errors import Cancelled
-from services.shared.grpc.channel import connect
+from services.shared.grpc.channel import Channel
 from tests.integration.extractor.conftest import Desk
 from tests.integration.extractor.service import Extractor, serving_extractor
 
@@ -42,7 +42,7 @@ class Call:
         return self.is_cancelled
 
 
-async def test_requests_that_end_because_the_call_was_cancelled_are_no_document(desk: Desk, peers: str) -> None:
+async def test_requests_that_end_because_the_call_was_cancelled_are_no_document(desk: Desk, channel: Channel) -> None:
     """gRPC ends them as it does when the client has sent everything; only the context tells one from the other."""
     project = await desk.project()
 
@@ -50,25 +50,24 @@ async def test_requests_that_end_because_the_call_was_cancelled_are_no_document(
         yield _header(str(project.project_id))
         yield HALF
 
-    async with connect(peers) as channel:
-        servicer = SourceServicer(
-            commands=desk.commands,
-            queries=desk.queries,
-            certify=CertifyDeletion(
-                unit_of_work=desk.unit_of_work,
-                cache=GatewayCache(channel),
-                index=IndexAuditClient(channel),
-                wake=desk.woken.append,
-            ),
-            max_upload_bytes=1000,
-            upload_concurrency=1,
-        )
-        with pytest.raises(Cancelled):
-            await servicer.UploadSource(requests(), Call(is_cancelled=True))
-        assert await desk.execute("SELECT 1 FROM extractor.sources") == []
+    servicer = SourceServicer(
+        commands=desk.commands,
+        queries=desk.queries,
+        certify=CertifyDeletion(
+            unit_of_work=desk.unit_of_work,
+            cache=GatewayCache(channel),
+            index=IndexAuditClient(channel),
+            wake=desk.woken.append,
+        ),
+        max_upload_bytes=1000,
+        upload_concurrency=1,
+    )
+    with pytest.raises(Cancelled):
+        await servicer.UploadSource(requests(), Call(is_cancelled=True))
+    assert await desk.execute("SELECT 1 FROM extractor.sources") == []
 
-        await servicer.UploadSource(requests(), Call(is_cancelled=False))
-        assert len(await desk.execute("SELECT 1 FROM extractor.sources")) == 1
+    await servicer.UploadSource(requests(), Call(is_cancelled=False))
+    assert len(await desk.execute("SELECT 1 FROM extractor.sources")) == 1
 
 
 async def test_an_upload_that_its_client_cancels_stores_nothing(extractor: Extractor) -> None:
