@@ -1,6 +1,8 @@
 """From files to searchable facts, through every service."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,16 @@ async def test_the_demo_corpus_becomes_facts_that_are_grounded_and_indexed(scris
         best = hits[0]["hits"][0]
         assert best["content"]["source_uri"].endswith(query["source"])
         assert query["quote_contains"] in best["content"]["evidence"]["quote"]
+
+
+async def test_the_readme_says_how_to_go_on(scristill: Scristill, tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Ships\n\nThe steamer Concordia was built in Bergen in 1907.\n")
+    commands = re.findall(r"^\$ \.venv/bin/scristill (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert commands
+
+    for command in commands:
+        done = await scristill(*(word.replace("~/notes", str(tmp_path)) for word in shlex.split(command)))
+        assert done.code == 0, f"{command}\n{done.stderr}"
 
 
 async def test_the_same_files_again_change_nothing(scristill: Scristill, peers: Peers, tmp_path: Path) -> None:
